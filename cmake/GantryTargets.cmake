@@ -1,0 +1,41 @@
+# gantry_core_library(<name> [PRIVATE_LIBS ...] [USES other folders...]): all *.cpp of the folder become
+# the static library gantry_<name>. Third-party libraries stay private: they never show in headers.
+function(gantry_core_library name)
+  cmake_parse_arguments(arg "" "" "USES;PRIVATE_LIBS;EXCLUDE" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${name}/*.cpp)
+  foreach(excluded ${arg_EXCLUDE})
+    list(REMOVE_ITEM sources ${CMAKE_CURRENT_SOURCE_DIR}/${name}/${excluded})
+  endforeach()
+  if(NOT sources)
+    return()
+  endif()
+  add_library(gantry_${name} STATIC ${sources})
+  target_include_directories(gantry_${name} PUBLIC ${CMAKE_SOURCE_DIR})
+  target_link_libraries(gantry_${name} PUBLIC gantry_sdk_headers PkgConfig::FMT Threads::Threads)
+  foreach(used ${arg_USES})
+    if(TARGET gantry_${used})
+      target_link_libraries(gantry_${name} PUBLIC gantry_${used})
+    endif()
+  endforeach()
+  target_link_libraries(gantry_${name} PRIVATE ${arg_PRIVATE_LIBS})
+endfunction()
+
+# gantry_test(<name> LABELS unit|root LIBS ...): one executable from tests/<kind>/<name>/*.cpp.
+# Cases with the label "root" need root, namespaces and mounts.
+function(gantry_test name)
+  cmake_parse_arguments(arg "" "DIR;LABEL;TIMEOUT" "LIBS" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/${arg_DIR}/*.cpp)
+  if(NOT sources)
+    return()
+  endif()
+  add_executable(${name} ${sources})
+  target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR})
+  target_link_libraries(${name} PRIVATE ${arg_LIBS} gantry_sdk_headers GTest::gtest_main)
+  target_compile_definitions(${name} PRIVATE
+    GANTRY_SOURCE_DIR="${CMAKE_SOURCE_DIR}" GANTRY_BINARY_DIR="${CMAKE_BINARY_DIR}")
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 60)
+  endif()
+  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 30 DISCOVERY_MODE PRE_TEST
+    PROPERTIES LABELS "${arg_LABEL}" TIMEOUT ${arg_TIMEOUT})
+endfunction()

@@ -1,0 +1,114 @@
+// The engine's configuration, typed and validated. TOML stays inside config/*.cpp.
+//
+// gantry.toml, then conf.d/*.toml beside it in name order, then flags; a later source replaces single
+// keys of an earlier one. Unknown keys, wrong types and bad values throw kInvalidArgument with a
+// message "FILE:LINE:COLUMN: ..." that suggests the nearest valid name. Nothing is half applied.
+#pragma once
+
+#include <gantry/abi.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace gantry {
+
+struct EngineConfig {
+    std::string root = "/var/lib/gantry";
+    std::string run = "/run/gantry";
+    std::string socket = "/run/gantry/gantry.sock";
+    std::string socket_group;                 // "" : root only
+    std::vector<std::string> plugin_dirs;     // default: <prefix>/lib/gantry/plugins beside the binary
+    std::string log_level = "info";
+    std::string shim;                         // "" : found beside the binary
+    std::string libexec;                      // "" : found beside the binary (<prefix>/lib/gantry)
+    std::string default_runtime = "gantry";   // or a key of `runtimes`
+    std::vector<std::pair<std::string, std::string>> runtimes; // name -> path; "runc" is preset
+    std::string cgroup_parent = "/gantry";
+    uint32_t warm_sandboxes = 2;
+    int64_t call_timeout_ns = 120ll * 1000000000; // deadline of a driver call without one of its own
+    uint32_t stop_timeout_s = 10;
+    uint64_t log_max_size = 10ull << 20;      // bytes of one container log file before rotation
+    uint32_t log_max_files = 3;
+    std::vector<std::string> dns;             // for containers; "" : the host's resolv.conf
+};
+
+struct StorageConfig {
+    std::string driver = "auto";
+    std::vector<std::string> prefer = {"overlay", "btrfs", "aufs", "vfs"};
+    bool durable = true;
+    bool retain_blobs = false;
+    uint32_t max_parallel_unpack = 0; // 0: cores
+};
+
+struct NetworkConfig {
+    std::string driver = "bridge";
+};
+
+struct RegistryConfig {
+    std::string driver = "oci";
+    std::string default_registry = "docker.io";
+    uint32_t max_parallel_downloads = 4;
+};
+
+/// A pinned plugin file: [plugins."libX.so"] sha256 = "...".
+struct PluginPin {
+    std::string file, sha256;
+};
+
+/// Where an effective value came from.
+struct Origin {
+    std::string source; // file path, "default" or "flag"
+    uint32_t line = 0, column = 0;
+};
+
+/// "key = value" for `config show`.
+struct ShownOption {
+    std::string key, value, doc;
+    Origin origin;
+};
+
+/// What the loader must know of a driver's options before it can judge its table.
+struct DriverSchema {
+    gantry_kind kind;
+    std::string name;
+    const gantry_option *options = nullptr;
+    uint32_t option_count = 0;
+};
+
+/// An effective, validated configuration. Immutable; share it freely between threads.
+class EngineSettings {
+  public:
+    struct Sources {
+        std::string file;                  // "" : defaults only; a named file must exist
+        bool file_optional = false;        // true for the default path
+        std::vector<std::pair<std::string, std::string>> flags; // "engine.root" -> TOML text or plain string
+    };
+    /// Reads the sources. [storage.X], [network.X], [registry.X] are kept unjudged until validate().
+    static std::shared_ptr<const EngineSettings> load(const Sources &sources);
+    virtual ~EngineSettings() = default;
+
+    virtual const EngineConfig &engine() const = 0;
+    virtual const StorageConfig &storage() const = 0;
+    virtual const NetworkConfig &network() const = 0;
+    virtual const RegistryConfig &registry() const = 0;
+    virtual const std::vector<PluginPin> &pins() const = 0;
+
+    /// Judges all driver tables against the schemas of the drivers found; a table of a driver that no
+    /// plugin offers is an error too. Throws the first error.
+    virtual void validate(const std::vector<DriverSchema> &schemas) const = 0;
+    /// The validated, defaulted table of one driver as ABI value; borrowed from the returned holder.
+    virtual std::shared_ptr<const gantry_value> driver_options(const DriverSchema &schema) const = 0;
+    /// Everything effective, driver tables included, sorted by key; secrets as "***".
+    virtual std::vector<ShownOption> show(const std::vector<DriverSchema> &schemas) const = 0;
+};
+
+/// A commented TOML file with every option of the engine and the given drivers at its default.
+std::string config_docs(const std::vector<DriverSchema> &schemas);
+/// Turns Docker's daemon.json into TOML; what has no counterpart becomes a comment that says so.
+/// `file` is for messages. Throws kInvalidArgument with file:line:column on malformed JSON.
+std::string import_docker_config(const std::string &json_text, const std::string &file);
+
+} // namespace gantry

@@ -1,0 +1,120 @@
+// Images: names, manifests, pull, import, removal.
+#pragma once
+
+#include "core/base/cancel.h"
+#include "core/config/config.h"
+
+#include <gantry/registry.hpp>
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace gantry {
+
+class ContentStore;
+class Db;
+class Events;
+class Layers;
+
+/// A parsed reference. familiar() is what Docker shows: "nginx:1.25" for docker.io/library/nginx:1.25.
+struct ImageReference {
+    std::string registry, repository, tag, digest;
+    std::string familiar_name() const; // without tag and digest
+    std::string familiar() const;
+    std::string full() const;
+};
+/// "nginx", "user/x:tag", "host:5000/a/b@sha256:...". Adds docker.io, library/ and, when `default_tag`,
+/// ":latest". Throws kInvalidArgument "invalid reference format".
+ImageReference parse_reference(const std::string &text, const std::string &default_registry,
+                               bool default_tag);
+
+struct HealthcheckConfig {
+    std::vector<std::string> test;
+    int64_t interval_ns = 0, timeout_ns = 0, start_period_ns = 0;
+    int retries = 0;
+};
+
+/// What a container takes from its image.
+struct ImageConfig {
+    std::string user, working_dir, stop_signal, architecture, os;
+    std::vector<std::string> env, entrypoint, cmd, shell;
+    std::map<std::string, std::string> labels;
+    std::vector<std::string> exposed_ports; // "80/tcp"
+    std::vector<std::string> volumes;
+    std::optional<HealthcheckConfig> healthcheck;
+};
+
+struct ImageInfo {
+    std::string id;                        // "sha256:..." of the config
+    std::string manifest;                  // digest
+    std::vector<std::string> repo_tags;    // familiar
+    std::vector<std::string> repo_digests;
+    std::string parent, comment, author, docker_version, os, architecture, variant;
+    std::string config_json;               // the whole OCI/Docker config document as stored
+    std::vector<std::string> diff_ids;
+    std::string top_layer;                 // layer id
+    int64_t created_ns = 0, tagged_ns = 0;
+    uint64_t size = 0;
+    ImageConfig config;
+};
+
+struct HistoryEntry {
+    std::string id, created_by, comment;
+    int64_t created_ns = 0;
+    uint64_t size = 0;
+    std::vector<std::string> tags;
+};
+
+/// One step of a pull, in Docker's words.
+struct PullProgress {
+    std::string id;     // short layer digest or tag; "" for overall lines
+    std::string status; // "Pulling fs layer", "Downloading", "Extracting", "Pull complete", ...
+    uint64_t current = 0, total = 0;
+};
+using PullSink = std::function<void(const PullProgress &)>;
+
+struct Deleted {
+    std::string untagged, deleted; // one of both
+};
+
+/// Thread-safe.
+class Images {
+  public:
+    Images(Db &db, ContentStore &content, Layers &layers, std::shared_ptr<RegistryDriver> registry,
+           Events &events, const RegistryConfig &config, bool retain_blobs, uint32_t max_unpack);
+    ~Images();
+
+    /// Pulls one reference (all tags when it has neither tag nor digest and `all_tags`).
+    /// platform: "linux/amd64[/variant]" or "". Throws before the first progress line where it can.
+    void pull(const ImageReference &ref, bool all_tags, const std::string &platform,
+              const std::optional<Credential> &credential, const CancelSource &cancel,
+              const PullSink &sink);
+    /// Name, familiar or full, id, id prefix (sha256: optional), name@digest. kNotFound
+    /// "No such image: X". Ambiguous prefixes are kInvalidArgument.
+    ImageInfo get(const std::string &name) const;
+    std::vector<ImageInfo> list() const;
+    std::vector<HistoryEntry> history(const std::string &name) const;
+    void tag(const std::string &name, const ImageReference &to);
+    /// docker rmi semantics. kFailedPrecondition (409) texts as dockerd's.
+    std::vector<Deleted> remove(const std::string &name, bool force, bool prune_parents);
+    std::vector<Deleted> prune(bool dangling_only, uint64_t &reclaimed);
+    /// docker import: a root file system tar as a new image of one layer. Returns the image id.
+    std::string import(const std::function<size_t(void *, size_t)> &tar,
+                       const std::optional<ImageReference> &ref, const std::string &message,
+                       const std::vector<std::string> &changes, const std::string &platform,
+                       const CancelSource &cancel);
+    void mark_used(const std::string &id);
+    const RegistryConfig &config() const;
+    void recover();
+
+  private:
+    struct Impl;
+    std::unique_ptr<Impl> impl_;
+};
+
+} // namespace gantry

@@ -1,0 +1,99 @@
+// Layers over a storage driver: the state machine making -> ready -> removing, unpacking of tar
+// streams, and realisation of mounts. The core's only user of StorageDriver.
+#pragma once
+
+#include "core/base/cancel.h"
+#include "core/base/fd.h"
+
+#include <gantry/storage.hpp>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace gantry {
+
+class Db;
+
+struct Layer {
+    std::string id, parent, chain_id, diff_id, blob_digest;
+    uint64_t blob_size = 0, size = 0, inodes = 0;
+};
+
+/// Limits for untrusted layers.
+struct UnpackLimits {
+    uint64_t max_bytes = 64ull << 30;   // unpacked size of one layer
+    uint64_t max_entries = 10'000'000;
+    uint64_t max_ratio = 1100;          // unpacked : compressed, judged beyond 64 MiB unpacked
+};
+
+struct UnpackResult {
+    std::string diff_id; // digest of the uncompressed tar
+    uint64_t bytes = 0, entries = 0;
+};
+
+/// Pulls compressed bytes: fills the buffer, 0 at the end, throws on failure.
+using ByteSource = std::function<size_t(void *, size_t)>;
+
+/// chain_id of a layer over its parent's chain (image-spec config.md, "Layer ChainID").
+std::string chain_id_of(const std::string &parent_chain_id, const std::string &diff_id);
+
+/// Unpacks a tar stream (plain, gzip, zstd; detected by magic) under a directory fd. Hardened: every
+/// path is resolved within the root, symlinks never followed out, whiteouts written in `whiteout`
+/// format. Needs the privileges to chown and mknod. Throws kInvalidArgument naming the entry.
+UnpackResult unpack_layer(const ByteSource &source, int root_fd, gantry_whiteout whiteout,
+                          const UnpackLimits &limits, const Call &call);
+
+/// Makes the mounts as one detached tree (fd of the root, no mount point in any table).
+UniqueFd mount_detached(const std::vector<Mount> &mounts);
+
+/// Thread-safe.
+class Layers {
+  public:
+    Layers(Db &db, std::shared_ptr<StorageDriver> driver, std::string driver_name, bool durable);
+    ~Layers();
+
+    /// The ready image layer with this chain id, if any.
+    std::optional<Layer> find(const std::string &chain_id) const;
+    Layer get(const std::string &id) const; // kNotFound
+    /// Ids of the layer and its ancestors, nearest first.
+    LayerIds lineage(const std::string &id) const;
+    bool independent() const;
+
+    struct NewLayer {
+        std::string diff_id;      // expected; a mismatch is kDataLoss
+        std::string blob_digest;
+        uint64_t blob_size = 0;
+    };
+    /// An image layer in the making. Where layers are independent unpack() may run before the parent is
+    /// ready and in parallel with it; otherwise `parent` must be ready at begin().
+    class Making {
+      public:
+        virtual ~Making() = default; // undone unless finished
+        virtual void unpack(const ByteSource &source, const Call &call) = 0;
+        /// Makes it visible as child of `parent_id` ("" for a base layer). From here on the layer is
+        /// durable. Returns the layer that won when somebody else made the same chain meanwhile.
+        virtual Layer finish(const std::string &parent_id) = 0;
+    };
+    std::unique_ptr<Making> begin(const NewLayer &what, const std::string &parent_id);
+
+    /// A container's writable layer on top of `parent_id` ("" for none).
+    Layer create_writable(const std::string &parent_id, uint64_t size_limit);
+    std::vector<Mount> mounts(const std::string &id, bool read_only) const;
+    void remove(const std::string &id); // kFailedPrecondition while it has children or users
+    /// Removes image layers that no image, container or child layer refers to. Returns bytes freed.
+    uint64_t sweep();
+    Usage usage(const std::string &id) const;
+    std::vector<Change> changes(const std::string &id) const;
+    /// At start: undoes 'making', finishes 'removing', removes what the driver has and nobody knows.
+    void recover();
+
+  private:
+    struct Impl;
+    std::unique_ptr<Impl> impl_;
+};
+
+} // namespace gantry

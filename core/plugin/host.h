@@ -1,0 +1,66 @@
+// Finds, judges, loads and instantiates plugins. The one user of Boost.DLL is load.cpp.
+#pragma once
+
+#include "core/config/config.h"
+
+#include <gantry/network.hpp>
+#include <gantry/registry.hpp>
+#include <gantry/storage.hpp>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace gantry {
+
+class Db;
+
+enum class PluginState { kOk, kSkipped, kFailed, kAvailable }; // available: judged, not in use
+
+struct PluginInfo {
+    std::string file, name, version, description, homepage;
+    gantry_kind kind = GANTRY_KIND_STORAGE;
+    uint32_t abi_major = 0, abi_minor = 0;
+    PluginState state = PluginState::kAvailable;
+    std::string reason; // for skipped and failed
+    bool in_use = false;
+    std::vector<std::string> abilities;
+    const gantry_option *options = nullptr; // valid while the host lives
+    uint32_t option_count = 0;
+};
+
+/// One per process. Thread-safe after construction. Libraries are never unloaded.
+class PluginHost {
+  public:
+    /// Looks at every *.so of plugin_dirs; a bad file is listed with its reason and stops nobody.
+    /// `db` serves the key-value store and may be null (plugin ls without an engine).
+    PluginHost(const EngineSettings &settings, Db *db);
+    ~PluginHost();
+
+    std::vector<PluginInfo> list() const;
+    /// Judges one file outside of the directories (plugin inspect FILE). Throws with the verdict.
+    PluginInfo inspect_file(const std::string &path);
+    std::vector<DriverSchema> schemas() const;
+
+    /// Instances chosen by the configuration, made on first use. A driver named in TOML that is
+    /// absent or fails is an Error; "auto" takes the first of `prefer` that works, and an existing
+    /// root written by another driver is kFailedPrecondition with the way out.
+    std::shared_ptr<StorageDriver> storage();
+    std::string storage_name() const; // after storage()
+    std::shared_ptr<NetworkDriver> network();
+    std::string network_name() const;
+    std::shared_ptr<RegistryDriver> registry();
+    std::string registry_name() const;
+
+    struct Metric {
+        std::string name;
+        int64_t value;
+    };
+    std::vector<Metric> metrics() const;
+
+  private:
+    struct Impl;
+    std::unique_ptr<Impl> impl_;
+};
+
+} // namespace gantry

@@ -1,0 +1,18 @@
+# gantry_add_plugin(<target> SOURCES ... [LIBS ...]): a shared object that exports gantry_plugin_entry
+# and nothing else; undefined symbols fail the link.
+set(GANTRY_SDK_CMAKE_DIR ${CMAKE_CURRENT_LIST_DIR})
+function(gantry_add_plugin target)
+  cmake_parse_arguments(arg "" "" "SOURCES;LIBS" ${ARGN})
+  add_library(${target} MODULE ${arg_SOURCES})
+  set_target_properties(${target} PROPERTIES PREFIX "" CXX_VISIBILITY_PRESET hidden
+    C_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
+  if(GANTRY_PLUGIN_DIR)
+    set_target_properties(${target} PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${GANTRY_PLUGIN_DIR})
+  endif()
+  target_link_libraries(${target} PRIVATE ${arg_LIBS})
+  target_link_options(${target} PRIVATE -Wl,-z,defs
+    -Wl,--version-script=${GANTRY_SDK_CMAKE_DIR}/plugin.map)
+  if(COMMAND gantry_install_plugin)
+    gantry_install_plugin(${target})
+  endif()
+endfunction()
