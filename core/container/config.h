@@ -13,21 +13,21 @@
 namespace gantry {
 
 struct MountRequest {
-    std::string type;   // "bind", "volume", "tmpfs"
+    std::string type; // "bind", "volume", "tmpfs"
     std::string source, target;
     bool read_only = false;
-    std::string propagation; // "rprivate", ...
-    bool no_copy = false;    // volume: do not copy the image's content
+    std::string propagation;    // "rprivate", ...
+    bool no_copy = false;       // volume: do not copy the image's content
     bool create_source = false; // -v makes a missing host directory, --mount does not
     uint64_t tmpfs_size = 0;
     uint32_t tmpfs_mode = 0;
-    std::string tmpfs_options;  // "size=64m,mode=1777"
-    std::string mode;        // verbatim "ro,z"
-    bool from_bind = false;  // came from HostConfig.Binds
+    std::string tmpfs_options; // "size=64m,mode=1777"
+    std::string mode;          // verbatim "ro,z"
+    bool from_bind = false;    // came from HostConfig.Binds
 };
 
 struct PortRequest {
-    std::string container_port; // "80/tcp"
+    std::string container_port;     // "80/tcp"
     std::string host_ip, host_port; // host_port "", "8080" or "8000-8010"
 };
 
@@ -58,8 +58,8 @@ struct ContainerConfig {
     std::optional<int> stop_timeout;
     std::optional<HealthcheckConfig> healthcheck;
     // HostConfig
-    std::vector<std::string> binds;          // verbatim
-    std::vector<MountRequest> mounts;        // from Binds, Mounts and Tmpfs together
+    std::vector<std::string> binds;   // verbatim
+    std::vector<MountRequest> mounts; // from Binds, Mounts and Tmpfs together
     std::string container_id_file, network_mode = "default", restart_policy = "no", runtime;
     std::string ipc_mode, pid_mode, uts_mode, userns_mode, cgroupns_mode, cgroup_parent, log_driver;
     std::map<std::string, std::string> log_options, sysctls, storage_options, annotations;

@@ -118,7 +118,7 @@ class Containers {
     std::vector<std::string> live_owners();
 
     Created create(const std::string &name, const ContainerConfig &config, const std::string &platform);
-    bool start(const std::string &name);                      // false: was running (304)
+    bool start(const std::string &name); // false: was running (304)
     bool stop(const std::string &name, std::optional<int> timeout_s, const std::string &signal);
     void restart(const std::string &name, std::optional<int> timeout_s, const std::string &signal);
     void kill(const std::string &name, const std::string &signal);
