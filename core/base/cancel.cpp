@@ -72,7 +72,8 @@ CallScope::CallScope(Settings settings) : state_(std::make_unique<State>()) {
             log_line(static_cast<LogLevel>(clamped), message ? message : "");
     };
     s.call.subject = s.settings.subject.c_str();
-    for (const auto &[key, value] : s.settings.labels) s.labels.push_back({key.c_str(), value.c_str()});
+    for (const auto &[key, value] : s.settings.labels)
+        s.labels.push_back({key.c_str(), value.c_str()});
     s.call.labels = s.labels.data();
     s.call.label_count = static_cast<uint32_t>(s.labels.size());
 }
@@ -89,12 +90,10 @@ void CallScope::check(gantry_status status, const std::string &doing) const {
     const auto cls = known ? static_cast<ErrorClass>(status) : ErrorClass::kInternal;
     if (s.reported && s.status == status) {
         s.reported = false;
-        throw Error(cls, s.message.empty() ? doing + ": no reason given" : s.message, s.hint,
-                    s.errno_value);
+        throw Error(cls, s.message.empty() ? doing + ": no reason given" : s.message, s.hint, s.errno_value);
     }
     throw Error(cls, doing + (known ? ": the driver gave no reason (class " + std::to_string(status) + ")"
-                                    : ": the driver returned the unknown status " +
-                                          std::to_string(status)));
+                                    : ": the driver returned the unknown status " + std::to_string(status)));
 }
 
 } // namespace gantry

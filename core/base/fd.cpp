@@ -45,8 +45,8 @@ std::string read_all(int fd, size_t limit, std::string_view what) {
         }
         if (n == 0) return out;
         if (out.size() + static_cast<size_t>(n) > limit)
-            throw Error(ErrorClass::kInvalidArgument, "read " + std::string(what) + ": larger than " +
-                                                          std::to_string(limit) + " bytes");
+            throw Error(ErrorClass::kInvalidArgument,
+                        "read " + std::string(what) + ": larger than " + std::to_string(limit) + " bytes");
         out.append(buffer, static_cast<size_t>(n));
     }
 }

@@ -33,16 +33,14 @@ void remove_entries(int dir_fd, dev_t device, const std::string &shown) {
         const std::string name = entry->d_name;
         if (name == "." || name == "..") continue;
         if (entry->d_type != DT_DIR && ::unlinkat(dir_fd, name.c_str(), 0) == 0) continue;
-        UniqueFd child(::openat(dir_fd, name.c_str(),
-                                O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+        UniqueFd child(::openat(dir_fd, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
         if (!child) {
             if (errno == ENOENT) continue;
             if (::unlinkat(dir_fd, name.c_str(), 0) == 0 || errno == ENOENT) continue;
             throw Error::from_errno(errno, "remove " + shown + "/" + name);
         }
         struct stat st {};
-        if (::fstat(child.get(), &st) != 0)
-            throw Error::from_errno(errno, "stat " + shown + "/" + name);
+        if (::fstat(child.get(), &st) != 0) throw Error::from_errno(errno, "stat " + shown + "/" + name);
         if (st.st_dev != device)
             throw Error(ErrorClass::kFailedPrecondition,
                         "remove " + shown + "/" + name + ": something is mounted there");
@@ -74,8 +72,7 @@ std::string read_file_if(const std::string &path, bool &found, size_t limit) {
     return read_all(fd.get(), limit, path);
 }
 
-void write_file_atomically(const std::string &path, std::string_view content, mode_t mode,
-                           bool durable) {
+void write_file_atomically(const std::string &path, std::string_view content, mode_t mode, bool durable) {
     const std::string temporary = path + ".tmp-" + random_hex(4);
     try {
         UniqueFd fd = open_file(temporary, O_WRONLY | O_CREAT | O_EXCL, mode);
@@ -120,8 +117,7 @@ void remove_tree(const std::string &path) {
     struct stat st {};
     if (::fstat(fd.get(), &st) != 0) throw Error::from_errno(errno, "stat " + path);
     remove_entries(fd.get(), st.st_dev, path);
-    if (::rmdir(path.c_str()) != 0 && errno != ENOENT)
-        throw Error::from_errno(errno, "remove " + path);
+    if (::rmdir(path.c_str()) != 0 && errno != ENOENT) throw Error::from_errno(errno, "remove " + path);
 }
 
 bool path_exists(const std::string &path) {

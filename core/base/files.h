@@ -20,8 +20,7 @@ std::string read_file_if(const std::string &path, bool &found, size_t limit = 16
 
 /// Replaces the file by rename, so that readers see the old or the new content and never a part.
 /// `durable` adds fsync of file and directory (survives power loss).
-void write_file_atomically(const std::string &path, std::string_view content, mode_t mode,
-                           bool durable);
+void write_file_atomically(const std::string &path, std::string_view content, mode_t mode, bool durable);
 /// Writes into an existing kernel file (cgroup, sysctl) in one write(2).
 void write_kernel_file(const std::string &path, std::string_view content);
 

@@ -60,7 +60,8 @@ std::string rfc3339(int64_t wall_ns_value) {
     if (nanos != 0) {
         snprintf(text, sizeof text, ".%09ld", nanos);
         out += text;
-        while (out.back() == '0') out.pop_back();
+        while (out.back() == '0')
+            out.pop_back();
     }
     return out + "Z";
 }
@@ -72,7 +73,8 @@ bool parse_time(const std::string &text, int64_t &wall_ns_value) noexcept {
         if (*p != '.') return nanos;
         ++p;
         int64_t scale = 100000000;
-        for (; *p >= '0' && *p <= '9'; ++p, scale /= 10) nanos += (*p - '0') * scale;
+        for (; *p >= '0' && *p <= '9'; ++p, scale /= 10)
+            nanos += (*p - '0') * scale;
         return nanos;
     };
     tm parts{};

@@ -16,8 +16,8 @@ bool log_enabled(LogLevel level) noexcept { return static_cast<int>(level) >= g_
 
 void log_line(LogLevel level, const std::string &message) noexcept {
     try {
-        std::string line = rfc3339(wall_ns() / 1000000 * 1000000) + " " +
-                           kNames[static_cast<int>(level)] + " " + message;
+        std::string line =
+            rfc3339(wall_ns() / 1000000 * 1000000) + " " + kNames[static_cast<int>(level)] + " " + message;
         for (char &c : line)
             if (c == '\n' || c == '\r') c = ' ';
         line += '\n';

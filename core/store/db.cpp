@@ -76,8 +76,8 @@ Db::Db(const std::string &path) : impl_(std::make_unique<Impl>()) {
         if (version > kSchemaStepCount)
             throw Error(ErrorClass::kFailedPrecondition,
                         "open database " + path + ": it was written by a newer gantry (schema " +
-                            std::to_string(version) + ", this one knows " +
-                            std::to_string(kSchemaStepCount) + ")",
+                            std::to_string(version) + ", this one knows " + std::to_string(kSchemaStepCount) +
+                            ")",
                         "install the newer gantry again, or use another root");
         for (int step = version; step < kSchemaStepCount; ++step) {
             const std::string sql = "BEGIN IMMEDIATE;" + std::string(kSchemaSteps[step]) +
@@ -91,15 +91,15 @@ Db::Db(const std::string &path) : impl_(std::make_unique<Impl>()) {
 }
 
 Db::~Db() {
-    for (auto &[key, statement] : impl_->idle) sqlite3_finalize(statement);
+    for (auto &[key, statement] : impl_->idle)
+        sqlite3_finalize(statement);
     sqlite3_close(impl_->connection);
 }
 
 void Db::transact(const std::function<void(Db &)> &work) {
     Impl &db = *impl_;
     const std::lock_guard lock(db.mutex);
-    if (db.in_transaction)
-        throw Error(ErrorClass::kInternal, "begin transaction: transactions do not nest");
+    if (db.in_transaction) throw Error(ErrorClass::kInternal, "begin transaction: transactions do not nest");
     db.exec("BEGIN IMMEDIATE", "begin transaction in " + db.path);
     db.in_transaction = true;
     try {
@@ -115,8 +115,7 @@ void Db::transact(const std::function<void(Db &)> &work) {
 
 Statement Db::prepare(std::string_view sql) {
     Impl &db = *impl_;
-    if (!db.in_transaction)
-        throw Error(ErrorClass::kInternal, "prepare statement: outside of a transaction");
+    if (!db.in_transaction) throw Error(ErrorClass::kInternal, "prepare statement: outside of a transaction");
     std::string key(sql);
     if (auto found = db.idle.find(key); found != db.idle.end()) {
         sqlite3_stmt *raw = found->second;
@@ -124,8 +123,8 @@ Statement Db::prepare(std::string_view sql) {
         return Statement(this, raw, std::move(key));
     }
     sqlite3_stmt *raw = nullptr;
-    if (sqlite3_prepare_v3(db.connection, sql.data(), static_cast<int>(sql.size()),
-                           SQLITE_PREPARE_PERSISTENT, &raw, nullptr) != SQLITE_OK)
+    if (sqlite3_prepare_v3(db.connection, sql.data(), static_cast<int>(sql.size()), SQLITE_PREPARE_PERSISTENT,
+                           &raw, nullptr) != SQLITE_OK)
         db.fail("prepare statement");
     return Statement(this, raw, std::move(key));
 }
@@ -142,8 +141,7 @@ void Db::sync() {
         db.fail("sync database " + db.path);
 }
 
-Statement::Statement(Db *db, sqlite3_stmt *raw, std::string key)
-    : db_(db), raw_(raw), key_(std::move(key)) {}
+Statement::Statement(Db *db, sqlite3_stmt *raw, std::string key) : db_(db), raw_(raw), key_(std::move(key)) {}
 
 Statement::Statement(Statement &&other) noexcept
     : db_(other.db_), raw_(other.raw_), key_(std::move(other.key_)) {
@@ -172,8 +170,8 @@ Statement &Statement::bind(int index, std::string_view text) {
     return *this;
 }
 Statement &Statement::bind_blob(int index, std::string_view bytes) {
-    if (sqlite3_bind_blob64(raw_, index, bytes.data() ? bytes.data() : "", bytes.size(),
-                            SQLITE_TRANSIENT) != SQLITE_OK)
+    if (sqlite3_bind_blob64(raw_, index, bytes.data() ? bytes.data() : "", bytes.size(), SQLITE_TRANSIENT) !=
+        SQLITE_OK)
         db_->impl_->fail("bind bytes");
     return *this;
 }
