@@ -1,0 +1,185 @@
+// A token is asked for only after a 401 named its realm: registries differ in where their token service
+// is, and a cached answer makes every later request of the pull go straight through.
+#include "auth.h"
+
+#include <boost/json.hpp>
+
+#include <algorithm>
+#include <functional>
+
+namespace gantry::oci {
+namespace {
+
+constexpr size_t kMaxTokens = 1024;
+constexpr int64_t kSecond = 1'000'000'000;
+
+std::string lower(std::string_view text) {
+    std::string out(text);
+    std::transform(out.begin(), out.end(), out.begin(),
+                   [](char c) { return c >= 'A' && c <= 'Z' ? char(c + 32) : c; });
+    return out;
+}
+
+std::string base64(std::string_view in) {
+    static const char kSet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    std::string out;
+    for (size_t i = 0; i < in.size(); i += 3) {
+        uint32_t v = static_cast<unsigned char>(in[i]) << 16;
+        if (i + 1 < in.size()) v |= static_cast<unsigned char>(in[i + 1]) << 8;
+        if (i + 2 < in.size()) v |= static_cast<unsigned char>(in[i + 2]);
+        out += kSet[v >> 18 & 63];
+        out += kSet[v >> 12 & 63];
+        out += i + 1 < in.size() ? kSet[v >> 6 & 63] : '=';
+        out += i + 2 < in.size() ? kSet[v & 63] : '=';
+    }
+    return out;
+}
+
+std::string basic(const EndpointCredential &who) {
+    return "Basic " + base64(who.username + ":" + who.password);
+}
+
+std::string key_of(const std::string &endpoint, const std::string &scope, const EndpointCredential &who) {
+    return endpoint + '\n' + scope + '\n' + who.username + '\n' + who.password + '\n' + who.identity_token;
+}
+
+/// RFC 9110 section 11.6.1: scheme, then name=token or name="quoted" separated by commas.
+std::optional<Challenge> parse_one(std::string_view text) {
+    const size_t space = text.find(' ');
+    Challenge out;
+    out.scheme = lower(text.substr(0, space));
+    if (out.scheme != "bearer" && out.scheme != "basic") return std::nullopt;
+    size_t i = space == std::string_view::npos ? text.size() : space;
+    while (i < text.size()) {
+        while (i < text.size() && (text[i] == ' ' || text[i] == ',' || text[i] == '\t'))
+            ++i;
+        const size_t equals = text.find('=', i);
+        if (equals == std::string_view::npos) break;
+        const std::string name = lower(text.substr(i, equals - i));
+        std::string value;
+        i = equals + 1;
+        if (i < text.size() && text[i] == '"') {
+            for (++i; i < text.size() && text[i] != '"'; ++i) {
+                if (text[i] == '\\' && i + 1 < text.size()) ++i;
+                value += text[i];
+            }
+            ++i;
+        } else {
+            while (i < text.size() && text[i] != ',')
+                value += text[i++];
+        }
+        if (name == "realm") out.realm = value;
+        if (name == "service") out.service = value;
+        if (name == "scope") out.scope = value;
+    }
+    return out;
+}
+
+bool is_header_text(std::string_view text) {
+    return std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c < 127; });
+}
+
+} // namespace
+
+std::optional<Challenge> parse_challenge(const HttpResponse &response) {
+    std::optional<Challenge> best;
+    for (const auto &[name, value] : response.headers) {
+        if (name != "www-authenticate") continue;
+        auto one = parse_one(value);
+        if (one && (!best || (best->scheme == "basic" && one->scheme == "bearer"))) best = one;
+    }
+    return best;
+}
+
+std::string Authenticator::known(const std::string &endpoint, const std::string &scope,
+                                 const EndpointCredential &who) {
+    if (!who.registry_token.empty()) return "Bearer " + who.registry_token;
+    std::lock_guard lock(mutex_);
+    const auto found = tokens_.find(key_of(endpoint, scope, who));
+    if (found == tokens_.end()) return {};
+    if (found->second.expires_ns < Call::now_ns()) {
+        tokens_.erase(found);
+        return {};
+    }
+    return found->second.value;
+}
+
+std::string Authenticator::answer(const Call &call, const std::string &endpoint, const TlsSettings &tls,
+                                  const std::string &scope, const EndpointCredential &who,
+                                  const HttpResponse &unauthorized) {
+    const auto challenge = parse_challenge(unauthorized);
+    if (!challenge)
+        throw Error(ErrorClass::kPermissionDenied, "HTTP 401 without a challenge that gantry understands");
+    Token token;
+    if (challenge->scheme == "basic") {
+        if (who.username.empty()) throw Error(ErrorClass::kPermissionDenied, "no basic auth credentials");
+        token = {basic(who), Call::now_ns() + 3600 * kSecond};
+    } else {
+        int64_t lifetime_s = 60;
+        Challenge wanted = *challenge;
+        if (wanted.scope.empty()) wanted.scope = scope;
+        token.value = "Bearer " + fetch_token(call, endpoint, tls, wanted, who, lifetime_s);
+        // Ten seconds early: the token must still be good when the request arrives.
+        token.expires_ns = Call::now_ns() + std::max<int64_t>(1, lifetime_s - 10) * kSecond;
+    }
+    std::lock_guard lock(mutex_);
+    if (tokens_.size() >= kMaxTokens) tokens_.clear();
+    tokens_[key_of(endpoint, scope, who)] = token;
+    return token.value;
+}
+
+std::string Authenticator::fetch_token(const Call &call, const std::string &endpoint, const TlsSettings &tls,
+                                       const Challenge &challenge, const EndpointCredential &who,
+                                       int64_t &lifetime_s) {
+    const std::string &realm = challenge.realm;
+    if (!realm.starts_with("https://") && !realm.starts_with("http://"))
+        throw Error(ErrorClass::kPermissionDenied, "the challenge names no token service");
+    if (endpoint.starts_with("https://") && !realm.starts_with("https://"))
+        throw Error(ErrorClass::kPermissionDenied,
+                    "the registry speaks https but its token service " + realm + " does not");
+    HttpRequest request;
+    request.tls = tls;
+    if (origin_of(realm) != origin_of(endpoint)) { // client certificates are for the endpoint alone
+        request.tls.client_cert.clear();
+        request.tls.client_key.clear();
+    }
+    request.headers.push_back("Accept: application/json");
+    if (!who.identity_token.empty()) {
+        request.url = realm;
+        request.form =
+            "grant_type=refresh_token&client_id=gantry&service=" + escape_query(challenge.service) +
+            "&scope=" + escape_query(challenge.scope) + "&refresh_token=" + escape_query(who.identity_token);
+    } else {
+        request.url = realm + (realm.find('?') == std::string::npos ? "?" : "&") +
+                      "service=" + escape_query(challenge.service);
+        if (!challenge.scope.empty()) request.url += "&scope=" + escape_query(challenge.scope);
+        if (!who.username.empty()) {
+            request.url += "&account=" + escape_query(who.username);
+            request.authorization = basic(who);
+        }
+    }
+    const HttpResponse response = http_.perform(call, request);
+    if (response.status == 401 || response.status == 403)
+        throw Error(ErrorClass::kPermissionDenied, "the token service " + origin_of(realm) +
+                                                       " refused the credentials (HTTP " +
+                                                       std::to_string(response.status) + ")");
+    if (!response.ok())
+        throw Error(ErrorClass::kUnavailable, "the token service " + origin_of(realm) + " answered HTTP " +
+                                                  std::to_string(response.status));
+    boost::json::parse_options limits;
+    limits.max_depth = 16;
+    boost::system::error_code failed;
+    const auto document = boost::json::parse(response.body, failed, {}, limits);
+    const boost::json::object *object = failed ? nullptr : document.if_object();
+    std::string token;
+    for (const char *name : {"token", "access_token"})
+        if (const auto *value = object ? object->if_contains(name) : nullptr; value && value->is_string())
+            if (token.empty()) token = std::string(value->get_string());
+    if (token.empty() || !is_header_text(token))
+        throw Error(ErrorClass::kUnavailable, "the token service " + origin_of(realm) + " gave no token");
+    if (const auto *value = object->if_contains("expires_in"); value && value->is_int64())
+        lifetime_s = std::clamp<int64_t>(value->get_int64(), 1, 86400);
+    return token;
+}
+
+} // namespace gantry::oci

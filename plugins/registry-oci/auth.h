@@ -1,0 +1,55 @@
+// Registry authentication: WWW-Authenticate challenges, Basic, and bearer tokens with their cache.
+#pragma once
+
+#include "http.h"
+
+#include <gantry/registry.hpp>
+
+#include <map>
+#include <mutex>
+#include <optional>
+#include <string>
+
+namespace gantry::oci {
+
+struct Challenge {
+    std::string scheme; // "bearer" or "basic", lower case
+    std::string realm, service, scope;
+};
+/// The strongest usable challenge of an answer: Bearer before Basic. nullopt when there is none.
+std::optional<Challenge> parse_challenge(const HttpResponse &response);
+
+/// What may be shown to one endpoint. All empty: anonymous.
+struct EndpointCredential {
+    std::string username, password, identity_token, registry_token;
+    bool empty() const {
+        return username.empty() && password.empty() && identity_token.empty() && registry_token.empty();
+    }
+};
+
+/// Thread-safe. Values are kept by endpoint, scope and identity; never shared between endpoints.
+class Authenticator {
+  public:
+    explicit Authenticator(HttpClient &http) : http_(http) {}
+
+    /// Header value known to work, or "".
+    std::string known(const std::string &endpoint, const std::string &scope, const EndpointCredential &who);
+    /// Answers a 401. Throws kPermissionDenied when the credentials cannot satisfy it.
+    std::string answer(const Call &call, const std::string &endpoint, const TlsSettings &tls,
+                       const std::string &scope, const EndpointCredential &who,
+                       const HttpResponse &unauthorized);
+
+  private:
+    struct Token {
+        std::string value;
+        int64_t expires_ns = 0; // CLOCK_MONOTONIC
+    };
+    std::string fetch_token(const Call &call, const std::string &endpoint, const TlsSettings &tls,
+                            const Challenge &challenge, const EndpointCredential &who, int64_t &lifetime_s);
+
+    HttpClient &http_;
+    std::mutex mutex_;
+    std::map<std::string, Token> tokens_;
+};
+
+} // namespace gantry::oci

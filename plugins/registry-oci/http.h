@@ -1,0 +1,72 @@
+// HTTP over libcurl for one purpose: bounded GETs (and a token POST) that obey cancellation at once.
+#pragma once
+
+#include <gantry/call.hpp>
+
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace gantry::oci {
+
+struct TlsSettings {
+    std::string ca_file, client_cert, client_key;
+    bool skip_verify = false;
+};
+
+struct HttpResponse {
+    long status = 0;
+    std::vector<std::pair<std::string, std::string>> headers; // names in lower case
+    std::string body;                                         // what no sink took
+
+    /// First header of that (lower-case) name or "".
+    std::string header(std::string_view name) const;
+    bool ok() const noexcept { return status >= 200 && status < 300; }
+};
+
+struct HttpRequest {
+    std::string url;
+    std::vector<std::string> headers;
+    std::string authorization; // value of the header; dropped on a redirect to another origin
+    std::string form;          // not empty: POST application/x-www-form-urlencoded
+    size_t max_body = 64 << 10;
+    TlsSettings tls;
+    /// Takes the body of 200 and 206 answers; false ends the transfer as complete. May throw.
+    std::function<bool(const HttpResponse &head, const void *data, size_t size)> sink;
+};
+
+/// The transport failed (no connection, cut, stalled); no complete HTTP answer.
+struct TransportError : Error {
+    TransportError(std::string message, bool tls_failed)
+        : Error(ErrorClass::kUnavailable, std::move(message)), tls(tls_failed) {}
+    bool tls;
+};
+/// The sink threw: carries its exception past the fallback logic.
+struct SinkStopped {
+    std::exception_ptr why;
+};
+
+/// Thread-safe. Keeps idle connections; each request runs on a session of its own.
+class HttpClient {
+  public:
+    HttpClient(std::string user_agent, int64_t connect_timeout_ns, int64_t stall_timeout_ns);
+    ~HttpClient();
+
+    /// Follows up to 5 redirects. Throws TransportError, SinkStopped, Error(kCancelled, kDeadline).
+    HttpResponse perform(const Call &call, const HttpRequest &request);
+
+  private:
+    struct Impl;
+    std::unique_ptr<Impl> impl_;
+};
+
+/// "https://host:port" of a URL: what credentials belong to.
+std::string origin_of(const std::string &url);
+bool is_loopback_host(std::string_view host_port);
+std::string escape_query(std::string_view text);
+
+} // namespace gantry::oci
