@@ -11,9 +11,15 @@
 #pragma once
 
 #include <gantry/call.hpp>
+#include <gantry/network.hpp>
+#include <gantry/registry.hpp>
+#include <gantry/storage.hpp>
+#include <gantry/thunk.hpp>
 #include <gantry/value.hpp>
 
+#include <array>
 #include <functional>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <string>
@@ -48,8 +54,7 @@ class Host {
         int exit_code = 0;
         std::string out, err; // at most 1 MiB each
     };
-    Output run(const Call &call, const std::vector<std::string> &argv,
-               const std::string &input = {}) const;
+    Output run(const Call &call, const std::vector<std::string> &argv, const std::string &input = {}) const;
     void count(const char *name, int64_t delta) const noexcept;
     void gauge(const char *name, int64_t value) const noexcept;
 
@@ -60,4 +65,90 @@ class Host {
 /// The host that this plugin was initialised with (empty before init and in linked-in tests).
 Host plugin_host() noexcept;
 
+/// For a plugin without options: GANTRY_..._PLUGIN(name, version, text, gantry::kNoOptions, factory).
+inline constexpr std::array<gantry_option, 0> kNoOptions{};
+
+/// Optional: GANTRY_PLUGIN_INIT([](const gantry::Host &, const gantry::Call &) { ... }) at file scope
+/// looks for prerequisites before any instance is made; Error(kUnsupported) means "skipped".
+struct OnInit {
+    using Hook = void (*)(const Host &, const Call &);
+    explicit OnInit(Hook hook) noexcept;
+};
+
+namespace detail {
+
+extern const gantry_storage_v1 kStorageTable;
+extern const gantry_network_v1 kNetworkTable;
+extern const gantry_registry_v1 kRegistryTable;
+extern const gantry_ability kStorageDiffAbility;
+
+/// What plugin_host() returns from now on; linked-in tests lend their own host with it.
+void set_plugin_host(const gantry_host *host) noexcept;
+gantry_status init(const gantry_host *host, const gantry_call *call) noexcept;
+void deinit() noexcept;
+
+template <typename Driver>
+using Factory = std::unique_ptr<Driver> (*)(const Environment &, const Config &, const Call &);
+
+template <typename Driver, Factory<Driver> make>
+gantry_status create(const gantry_call *call, const gantry_environment *env, const gantry_value *config,
+                     gantry_driver **out) noexcept {
+    return guard(call, [&] {
+        *out = nullptr;
+        std::unique_ptr<Driver> driver =
+            make(Environment{env->root, env->run, env->libexec, env->engine_id}, Config(config), Call(call));
+        if (!driver) throw Error(ErrorClass::kInternal, "create driver: the factory returned nothing");
+        *out = reinterpret_cast<gantry_driver *>(driver.release());
+    });
+}
+template <typename Driver> void destroy(gantry_driver *driver) noexcept {
+    delete reinterpret_cast<Driver *>(driver);
+}
+
+} // namespace detail
 } // namespace gantry
+
+#define GANTRY_PLUGIN_INIT(...) static const ::gantry::OnInit gantry_on_init_(__VA_ARGS__)
+
+#define GANTRY_PLUGIN_ENTRY_(kind_, driver_, table_, abilities_, ability_count_, name_, version_, text_,     \
+                             options_, ...)                                                                  \
+    static ::std::unique_ptr<driver_> gantry_make_driver_(                                                   \
+        const ::gantry::Environment &env_, const ::gantry::Config &config_, const ::gantry::Call &call_) {   \
+        const auto factory_ = __VA_ARGS__;                                                                   \
+        return factory_(env_, config_, call_);                                                               \
+    }                                                                                                        \
+    GANTRY_PLUGIN_NOTE(kind_);                                                                               \
+    extern "C" const struct gantry_plugin_entry gantry_plugin_entry = {                                      \
+        {'G', 'A', 'N', 'T', 'R', 'Y', 1, '\n'},                                                             \
+        GANTRY_ABI_MAJOR,                                                                                    \
+        GANTRY_ABI_MINOR,                                                                                    \
+        sizeof(struct gantry_plugin_entry),                                                                  \
+        kind_,                                                                                               \
+        name_,                                                                                               \
+        version_,                                                                                            \
+        text_,                                                                                               \
+        "",                                                                                                  \
+        ::std::data(options_),                                                                               \
+        static_cast<uint32_t>(::std::size(options_)),                                                        \
+        ability_count_,                                                                                      \
+        abilities_,                                                                                          \
+        &table_,                                                                                             \
+        &::gantry::detail::init,                                                                             \
+        &::gantry::detail::deinit,                                                                           \
+        &::gantry::detail::create<driver_, &gantry_make_driver_>,                                            \
+        &::gantry::detail::destroy<driver_>}
+
+// (name, version, description, options, factory), once, at file scope.
+#define GANTRY_STORAGE_PLUGIN(...)                                                                           \
+    GANTRY_PLUGIN_ENTRY_(GANTRY_KIND_STORAGE, ::gantry::StorageDriver, ::gantry::detail::kStorageTable,      \
+                         nullptr, 0, __VA_ARGS__)
+// The same for a driver that implements changes() natively.
+#define GANTRY_STORAGE_PLUGIN_WITH_DIFF(...)                                                                 \
+    GANTRY_PLUGIN_ENTRY_(GANTRY_KIND_STORAGE, ::gantry::StorageDriver, ::gantry::detail::kStorageTable,      \
+                         &::gantry::detail::kStorageDiffAbility, 1, __VA_ARGS__)
+#define GANTRY_NETWORK_PLUGIN(...)                                                                           \
+    GANTRY_PLUGIN_ENTRY_(GANTRY_KIND_NETWORK, ::gantry::NetworkDriver, ::gantry::detail::kNetworkTable,      \
+                         nullptr, 0, __VA_ARGS__)
+#define GANTRY_REGISTRY_PLUGIN(...)                                                                          \
+    GANTRY_PLUGIN_ENTRY_(GANTRY_KIND_REGISTRY, ::gantry::RegistryDriver, ::gantry::detail::kRegistryTable,   \
+                         nullptr, 0, __VA_ARGS__)
