@@ -50,14 +50,14 @@ struct ImageConfig {
 };
 
 struct ImageInfo {
-    std::string id;                        // "sha256:..." of the config
-    std::string manifest;                  // digest
-    std::vector<std::string> repo_tags;    // familiar
+    std::string id;                     // "sha256:..." of the config
+    std::string manifest;               // digest
+    std::vector<std::string> repo_tags; // familiar
     std::vector<std::string> repo_digests;
     std::string parent, comment, author, docker_version, os, architecture, variant;
-    std::string config_json;               // the whole OCI/Docker config document as stored
+    std::string config_json; // the whole OCI/Docker config document as stored
     std::vector<std::string> diff_ids;
-    std::string top_layer;                 // layer id
+    std::string top_layer; // layer id
     int64_t created_ns = 0, tagged_ns = 0;
     uint64_t size = 0;
     ImageConfig config;
@@ -92,8 +92,7 @@ class Images {
     /// Pulls one reference (all tags when it has neither tag nor digest and `all_tags`).
     /// platform: "linux/amd64[/variant]" or "". Throws before the first progress line where it can.
     void pull(const ImageReference &ref, bool all_tags, const std::string &platform,
-              const std::optional<Credential> &credential, const CancelSource &cancel,
-              const PullSink &sink);
+              const std::optional<Credential> &credential, const CancelSource &cancel, const PullSink &sink);
     /// Name, familiar or full, id, id prefix (sha256: optional), name@digest. kNotFound
     /// "No such image: X". Ambiguous prefixes are kInvalidArgument.
     ImageInfo get(const std::string &name) const;

@@ -135,7 +135,7 @@ struct HttpClient::Impl {
 HttpResponse HttpClient::Impl::once(const Call &call, const HttpRequest &request, Session &session) {
     CURL *easy = session.easy;
     curl_easy_reset(easy);
-    Transfer t{request, {}, easy};
+    Transfer t{request, {}, easy, 0, false, false, nullptr};
     char error[CURL_ERROR_SIZE] = "";
     curl_slist *list = nullptr;
     struct FreeList {

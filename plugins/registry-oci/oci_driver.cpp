@@ -173,11 +173,11 @@ OciDriver::Failure OciDriver::judge(const Endpoint &endpoint, const HttpResponse
 Error OciDriver::combined(const std::string &doing, const std::vector<Failure> &failures) {
     std::string message = doing;
     std::set<std::string> said;
-    bool all_not_found = !failures.empty(), denied = false, corrupt = false;
+    bool all_not_found = !failures.empty(), denied = false, corrupt = !failures.empty();
     for (const Failure &f : failures) {
         all_not_found = all_not_found && f.error_class == ErrorClass::kNotFound;
         denied = denied || f.error_class == ErrorClass::kPermissionDenied;
-        corrupt = corrupt || f.error_class == ErrorClass::kDataLoss;
+        corrupt = corrupt && f.error_class == ErrorClass::kDataLoss;
         const std::string line = f.where + ": " + f.why;
         if (said.insert(line).second) message += (said.size() == 1 ? ": " : "; ") + line;
     }

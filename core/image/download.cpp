@@ -1,0 +1,469 @@
+// Two groups of threads: downloaders write blobs into ingests, unpackers read the partial file behind them,
+// so that a pull takes about as long as the slower of network and unpacking and not their sum. Where layers
+// are independent all unpack at once and are only finished in order; else each waits for its parent.
+//
+// Deadlocks: work is handed out base first in both groups, and a layer waits only for its own download and
+// for its parent, both handed out before it. Nothing an unverified download produced becomes visible:
+// finish() follows the digest check of the blob. An endpoint that served wrong bytes is avoided and the
+// layer starts again.
+#include "core/image/download.h"
+
+#include "core/base/log.h"
+#include "core/content/content.h"
+#include "core/layer/layers.h"
+
+#include <algorithm>
+#include <atomic>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <thread>
+#include <unistd.h>
+
+namespace gantry {
+namespace {
+
+constexpr int kMaxWrong = 4;                  // attempts that delivered wrong bytes
+constexpr int64_t kProgressGap = 100'000'000; // ns between two lines of a layer
+
+/// The first attempt at a blob, or a later one after a digest mismatch.
+struct Stream {
+    UniqueFd fd;
+    uint64_t available = 0;
+    enum class State { kRunning, kVerified, kWrong } state = State::kRunning;
+};
+
+uint64_t file_size(int fd) {
+    struct stat st {};
+    if (::fstat(fd, &st) != 0) throw Error::from_errno(errno, "read blob");
+    return static_cast<uint64_t>(st.st_size);
+}
+
+/// Bytes of this attempt were wrong; a new attempt is under way.
+struct Restart {};
+
+struct Job {
+    const LayerPlan *plan = nullptr;
+    std::string short_id;
+    std::shared_ptr<Stream> stream; // null: download not begun
+    std::string layer_id;           // "" until finished
+    bool exists = false;
+    int64_t last_line_ns = 0;
+};
+
+class LayerPull {
+  public:
+    LayerPull(const LayerPullContext &context, const std::vector<LayerPlan> &plan, const CancelSource &cancel,
+              const PullSink &sink)
+        : context_(context), cancel_(cancel), sink_(sink) {
+        jobs_.resize(plan.size());
+        for (size_t i = 0; i < plan.size(); ++i) {
+            jobs_[i].plan = &plan[i];
+            jobs_[i].short_id = short_digest(plan[i].blob.digest);
+        }
+    }
+
+    std::string run();
+
+  private:
+    void say(Job &job, const char *status, uint64_t current = 0, uint64_t total = 0, bool throttled = false);
+    void fail(std::exception_ptr why);
+    void check() const { // with mutex_ held
+        if (error_) throw Error(ErrorClass::kCancelled, "pull: stopped");
+    }
+    void download_worker();
+    void unpack_worker();
+    void download(Job &job);
+    void download_once(Job &job, std::vector<std::string> &avoid, bool &fresh);
+    void unpack(size_t index);
+    void unpack_once(size_t index);
+    std::string wait_for_parent(size_t index);
+    size_t read(Job &job, const std::shared_ptr<Stream> &stream, uint64_t &at, void *buffer, size_t size);
+
+    const LayerPullContext &context_;
+    const CancelSource &cancel_;
+    const PullSink &sink_;
+    CancelSource stop_;
+    std::vector<Job> jobs_;
+    size_t first_ = 0; // below: layers that were there before
+    std::atomic<size_t> next_download_{0}, next_unpack_{0};
+
+    std::mutex mutex_; // streams, layer ids, error
+    std::condition_variable changed_;
+    std::exception_ptr error_;
+    std::mutex sink_mutex_;
+};
+
+void LayerPull::say(Job &job, const char *status, uint64_t current, uint64_t total, bool throttled) {
+    std::lock_guard lock(sink_mutex_);
+    const int64_t now = Call::now_ns();
+    if (throttled && now - job.last_line_ns < kProgressGap) return;
+    if (throttled) job.last_line_ns = now;
+    sink_({job.short_id, status, current, total});
+}
+
+void LayerPull::fail(std::exception_ptr why) {
+    std::lock_guard lock(mutex_);
+    if (!error_) error_ = std::move(why);
+    stop_.cancel();
+    changed_.notify_all();
+}
+
+void LayerPull::download_worker() {
+    try {
+        for (;;) {
+            const size_t i = next_download_.fetch_add(1);
+            if (i >= jobs_.size()) return;
+            download(jobs_[i]);
+        }
+    } catch (...) {
+        fail(std::current_exception());
+    }
+}
+
+void LayerPull::unpack_worker() {
+    try {
+        for (;;) {
+            const size_t i = next_unpack_.fetch_add(1);
+            if (i >= jobs_.size()) return;
+            unpack(i);
+        }
+    } catch (...) {
+        fail(std::current_exception());
+    }
+}
+
+void LayerPull::download(Job &job) {
+    std::vector<std::string> avoid;
+    for (int wrong = 0;; ++wrong) {
+        bool fresh = true;
+        try {
+            download_once(job, avoid, fresh);
+            return;
+        } catch (const Error &error) {
+            if (error.error_class() != ErrorClass::kDataLoss || !fresh || wrong + 1 >= kMaxWrong) throw;
+            log_warn("download {}: {}; asking another endpoint", job.plan->blob.digest, error.message());
+            std::lock_guard lock(mutex_);
+            if (job.stream) job.stream->state = Stream::State::kWrong;
+            job.stream.reset();
+            changed_.notify_all();
+        }
+    }
+}
+
+/// `fresh` false: the endpoints themselves are at an end, another attempt is pointless.
+void LayerPull::download_once(Job &job, std::vector<std::string> &avoid, bool &fresh) {
+    const BlobRef &blob = job.plan->blob;
+    auto publish = [&](std::shared_ptr<Stream> stream) {
+        std::lock_guard lock(mutex_);
+        job.stream = std::move(stream);
+        changed_.notify_all();
+    };
+    auto from_store = [&] {
+        auto stream = std::make_shared<Stream>();
+        try {
+            stream->fd = context_.content.open(blob.digest);
+        } catch (const Error &error) { // not has(): another pull may remove it in between
+            if (error.error_class() == ErrorClass::kNotFound) return false;
+            throw;
+        }
+        stream->available = file_size(stream->fd.get());
+        stream->state = Stream::State::kVerified;
+        publish(stream);
+        say(job, "Download complete");
+        return true;
+    };
+    if (from_store()) return;
+    const auto guard = context_.locks.lock("blob " + blob.digest, stop_);
+    if (from_store()) return;
+
+    auto ingest = context_.content.ingest(blob.digest, blob.size, blob.media_type);
+    auto stream = std::make_shared<Stream>();
+    stream->fd = ingest->reader();
+    stream->available = ingest->written();
+    const bool resumed = stream->available > 0;
+    publish(stream);
+
+    std::vector<std::string> served;
+    try {
+        if (ingest->written() < blob.size || blob.size == 0) {
+            CallScope scope(cancelled_by(stop_));
+            Fetch fetch;
+            fetch.from = context_.from;
+            fetch.descriptor = {blob.media_type, blob.digest, blob.size, ""};
+            fetch.offset = ingest->written();
+            fetch.avoid = avoid;
+            fetch.credential = context_.credential;
+            bool asked = false;
+            try {
+                context_.registry.fetch(
+                    scope, fetch,
+                    [&](const std::string &endpoint, uint64_t at, const void *data, size_t size) {
+                        asked = true;
+                        if (at != ingest->written())
+                            throw Error(ErrorClass::kInternal,
+                                        "download " + blob.digest + ": the registry driver skipped bytes");
+                        if (std::find(served.begin(), served.end(), endpoint) == served.end())
+                            served.push_back(endpoint);
+                        ingest->write(data, size);
+                        {
+                            std::lock_guard lock(mutex_);
+                            stream->available = ingest->written();
+                            changed_.notify_all();
+                        }
+                        say(job, "Downloading", ingest->written(), blob.size, true);
+                    });
+            } catch (const Error &error) {
+                fresh = asked || resumed;
+                throw;
+            }
+        }
+        say(job, "Verifying Checksum");
+        ingest->commit();
+    } catch (const Error &error) {
+        if (error.error_class() == ErrorClass::kDataLoss) {
+            ingest->drop();
+            // Of several endpoints the first is the mirror nearest to the user; what a killed process left
+            // may be the wrong part as well, so nobody is blamed for a resumed one.
+            if (!resumed && !served.empty()) avoid.push_back(served.front());
+        }
+        throw;
+    }
+    {
+        std::lock_guard lock(mutex_);
+        stream->state = Stream::State::kVerified;
+        changed_.notify_all();
+    }
+    say(job, "Download complete");
+}
+
+size_t LayerPull::read(Job &job, const std::shared_ptr<Stream> &stream, uint64_t &at, void *buffer,
+                       size_t size) {
+    uint64_t available = 0;
+    bool verified = false;
+    {
+        std::unique_lock lock(mutex_);
+        changed_.wait(lock, [&] {
+            return error_ || stream->state != Stream::State::kRunning || stream->available > at;
+        });
+        check();
+        if (stream->state == Stream::State::kWrong) throw Restart{};
+        available = stream->available;
+        verified = stream->state == Stream::State::kVerified;
+    }
+    if (at >= available) return 0; // verified, at the end
+    const size_t want = static_cast<size_t>(std::min<uint64_t>(size, available - at));
+    ssize_t n = 0;
+    do
+        n = ::pread(stream->fd.get(), buffer, want, static_cast<off_t>(at));
+    while (n < 0 && errno == EINTR);
+    if (n < 0) throw Error::from_errno(errno, "read blob " + job.plan->blob.digest);
+    if (n == 0)
+        throw Error(ErrorClass::kDataLoss, "read blob " + job.plan->blob.digest + ": shorter than written");
+    at += static_cast<uint64_t>(n);
+    if (verified) say(job, "Extracting", at, job.plan->blob.size, true);
+    return static_cast<size_t>(n);
+}
+
+std::string LayerPull::wait_for_parent(size_t index) {
+    if (index == 0) return {};
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return error_ || !jobs_[index - 1].layer_id.empty(); });
+    check();
+    return jobs_[index - 1].layer_id;
+}
+
+void LayerPull::unpack(size_t index) {
+    for (;;) {
+        try {
+            unpack_once(index);
+            return;
+        } catch (const Restart &) {
+        }
+    }
+}
+
+void LayerPull::unpack_once(size_t index) {
+    Job &job = jobs_[index];
+    std::shared_ptr<Stream> stream;
+    {
+        std::unique_lock lock(mutex_);
+        changed_.wait(lock, [&] { return error_ || job.stream; });
+        check();
+        stream = job.stream;
+    }
+    const bool independent = context_.layers.independent();
+    std::string parent = independent ? std::string() : wait_for_parent(index);
+    auto done = [&](const std::string &id) {
+        std::lock_guard lock(mutex_);
+        job.layer_id = id;
+        changed_.notify_all();
+    };
+    // Another pull may be making the same layer: wait for it instead of doing the work twice.
+    const auto guard = context_.locks.lock("layer " + job.plan->chain_id, stop_);
+    std::string layer_id;
+    if (const auto found = context_.layers.find(job.plan->chain_id)) {
+        layer_id = found->id;
+    } else {
+        const Layers::NewLayer what{job.plan->diff_id, job.plan->blob.digest, job.plan->blob.size};
+        auto making = context_.layers.begin(what, parent);
+        uint64_t at = 0;
+        CallScope scope(cancelled_by(stop_));
+        try {
+            making->unpack([&](void *buffer, size_t size) { return read(job, stream, at, buffer, size); },
+                           scope);
+        } catch (const Error &) {
+            // Wrong bytes may break the unpacking before their digest is known: the download decides.
+            std::unique_lock lock(mutex_);
+            changed_.wait(lock, [&] { return error_ || stream->state != Stream::State::kRunning; });
+            if (!error_ && stream->state == Stream::State::kWrong) throw Restart{};
+            throw;
+        }
+        {
+            std::unique_lock lock(mutex_);
+            changed_.wait(lock, [&] { return error_ || stream->state != Stream::State::kRunning; });
+            check();
+            if (stream->state == Stream::State::kWrong) throw Restart{};
+        }
+        if (independent) parent = wait_for_parent(index);
+        layer_id = making->finish(parent).id; // from here on the layer is durable
+    }
+    {
+        std::unique_lock lock(mutex_); // found by another pull: our own download may still run
+        changed_.wait(lock, [&] { return error_ || stream->state != Stream::State::kRunning; });
+        check();
+        if (stream->state == Stream::State::kWrong) throw Restart{};
+    }
+    if (!context_.retain_blobs) {
+        bool needed_again = false; // the same blob twice in one image
+        {
+            std::lock_guard lock(mutex_);
+            for (const Job &other : jobs_)
+                needed_again = needed_again || (&other != &job && other.layer_id.empty() && !other.stream &&
+                                                other.plan->blob.digest == job.plan->blob.digest);
+        }
+        if (!needed_again) context_.content.remove(job.plan->blob.digest);
+    }
+    done(layer_id);
+    say(job, "Pull complete");
+}
+
+std::string LayerPull::run() {
+    if (jobs_.empty()) return {};
+    for (size_t i = jobs_.size(); i-- > 0;) {
+        if (const auto found = context_.layers.find(jobs_[i].plan->chain_id)) {
+            first_ = i + 1;
+            jobs_[i].layer_id = found->id;
+            break;
+        }
+    }
+    for (size_t i = 0; i < jobs_.size(); ++i)
+        say(jobs_[i], i < first_ ? "Already exists" : "Pulling fs layer");
+    if (first_ == jobs_.size()) return jobs_.back().layer_id;
+    const size_t missing = jobs_.size() - first_;
+    const size_t downloads = std::clamp<size_t>(context_.downloads, 1, std::min<size_t>(missing, 32));
+    const size_t cores = std::max(1u, std::thread::hardware_concurrency());
+    const size_t unpacks =
+        std::clamp<size_t>(context_.unpacks ? context_.unpacks : cores, 1, std::min<size_t>(missing, 64));
+    for (size_t i = first_ + downloads; i < jobs_.size(); ++i)
+        say(jobs_[i], "Waiting");
+    next_download_ = next_unpack_ = first_;
+
+    // Turns the caller's cancellation into ours, which also has to wake the waiters above.
+    UniqueFd ended(::eventfd(0, EFD_CLOEXEC));
+    if (!ended) throw Error::from_errno(errno, "pull: make event");
+    {
+        std::jthread watcher([&] {
+            pollfd fds[] = {{cancel_.fd(), POLLIN, 0}, {ended.get(), POLLIN, 0}};
+            while (::poll(fds, 2, -1) < 0 && errno == EINTR) {
+            }
+            if (fds[0].revents)
+                fail(std::make_exception_ptr(Error(ErrorClass::kCancelled, "pull: cancelled by the caller")));
+        });
+        struct End {
+            int fd;
+            ~End() {
+                const uint64_t one = 1;
+                if (::write(fd, &one, sizeof one) < 0) return; // an eventfd at 0 takes it
+            }
+        } end{ended.get()};
+        std::vector<std::jthread> workers;
+        try {
+            for (size_t i = 0; i < downloads; ++i)
+                workers.emplace_back([this] { download_worker(); });
+            for (size_t i = 0; i < unpacks; ++i)
+                workers.emplace_back([this] { unpack_worker(); });
+        } catch (...) {
+            fail(std::current_exception()); // the threads that did start end and are joined
+        }
+    }
+    std::lock_guard lock(mutex_);
+    if (jobs_.back().layer_id.empty() && !error_)
+        throw Error(ErrorClass::kInternal, "pull: the layers ended without a result");
+    if (jobs_.back().layer_id.empty()) std::rethrow_exception(error_);
+    return jobs_.back().layer_id;
+}
+
+std::string digest_as(const std::string &like, std::string_view bytes) {
+    Hasher hasher(like.substr(0, like.find(':')));
+    hasher.update(bytes.data(), bytes.size());
+    return hasher.digest();
+}
+
+} // namespace
+
+CallScope::Settings cancelled_by(const CancelSource &cancel, const std::string &subject) {
+    CallScope::Settings out;
+    out.cancel = &cancel;
+    out.subject = subject;
+    return out;
+}
+
+std::string short_digest(const std::string &digest) {
+    const size_t colon = digest.find(':');
+    return digest.substr(colon == std::string::npos ? 0 : colon + 1, 12);
+}
+
+std::string pull_layers(const LayerPullContext &context, const std::vector<LayerPlan> &plan,
+                        const CancelSource &cancel, const PullSink &sink) {
+    return LayerPull(context, plan, cancel, sink).run();
+}
+
+std::string fetch_small(const LayerPullContext &context, const BlobRef &blob, bool is_manifest, size_t limit,
+                        const CancelSource &cancel) {
+    if (blob.size > limit)
+        throw Error(ErrorClass::kInvalidArgument, "fetch " + blob.digest + ": " + std::to_string(blob.size) +
+                                                      " bytes are more than " + std::to_string(limit));
+    if (context.content.has(blob.digest)) return context.content.read(blob.digest, limit);
+    Fetch fetch;
+    fetch.from = context.from;
+    fetch.descriptor = {blob.media_type, blob.digest, blob.size, ""};
+    fetch.credential = context.credential;
+    fetch.is_manifest = is_manifest;
+    CallScope scope(cancelled_by(cancel));
+    for (int wrong = 0;; ++wrong) {
+        std::string bytes;
+        std::vector<std::string> served;
+        context.registry.fetch(scope, fetch,
+                               [&](const std::string &endpoint, uint64_t at, const void *data, size_t size) {
+                                   if (at != bytes.size() || bytes.size() + size > limit)
+                                       throw Error(ErrorClass::kDataLoss,
+                                                   "fetch " + blob.digest + ": more bytes than announced");
+                                   if (std::find(served.begin(), served.end(), endpoint) == served.end())
+                                       served.push_back(endpoint);
+                                   bytes.append(static_cast<const char *>(data), size);
+                               });
+        const std::string got = digest_as(blob.digest, bytes);
+        if (got == blob.digest && (blob.size == 0 || bytes.size() == blob.size)) {
+            context.content.put(bytes, blob.media_type, blob.digest);
+            return bytes;
+        }
+        if (wrong + 1 >= kMaxWrong || served.empty())
+            throw Error(ErrorClass::kDataLoss, "fetch " + blob.digest + ": got " + got + " of " +
+                                                   std::to_string(bytes.size()) + " bytes");
+        log_warn("fetch {}: {} served other bytes; asking another endpoint", blob.digest, served.front());
+        fetch.avoid.push_back(served.front());
+    }
+}
+
+} // namespace gantry

@@ -1,0 +1,107 @@
+// What the parts of Images share: the collaborators, the guard between work in progress and the sweep,
+// and the locks that keep two pulls from making the same layer twice.
+#pragma once
+
+#include "core/image/images.h"
+#include "core/image/manifest.h"
+
+#include <condition_variable>
+#include <mutex>
+#include <set>
+
+namespace gantry {
+
+/// Names in use, one holder each. Waiting obeys cancellation.
+class NamedLocks {
+  public:
+    class Guard {
+      public:
+        Guard(NamedLocks &owner, std::string name) : owner_(&owner), name_(std::move(name)) {}
+        Guard(Guard &&other) noexcept : owner_(other.owner_), name_(std::move(other.name_)) {
+            other.owner_ = nullptr;
+        }
+        ~Guard();
+
+      private:
+        NamedLocks *owner_;
+        std::string name_;
+    };
+    Guard lock(const std::string &name, const CancelSource &cancel);
+
+  private:
+    std::mutex mutex_;
+    std::condition_variable freed_;
+    std::set<std::string> held_;
+};
+
+struct Images::Impl {
+    Db &db;
+    ContentStore &content;
+    Layers &layers;
+    std::shared_ptr<RegistryDriver> registry;
+    Events &events;
+    RegistryConfig config;
+    bool retain_blobs;
+    uint32_t max_unpack;
+    NamedLocks locks;
+
+    // Layers of a pull that is not committed yet belong to no image: a sweep would take them away. So a
+    // sweep waits for the last one at work, and new work waits for a running sweep.
+    std::mutex work_mutex;
+    std::condition_variable work_changed;
+    int at_work = 0;
+    bool sweeping = false, sweep_wanted = false;
+
+    class Work {
+      public:
+        explicit Work(Impl &impl);
+        ~Work();
+        Work(const Work &) = delete;
+
+      private:
+        Impl &impl_;
+    };
+    /// Now, or when the last work in progress ends. Returns the bytes freed, 0 when postponed.
+    uint64_t sweep();
+    uint64_t sweep_now();
+
+    struct Row {
+        std::string id, manifest, config, top_layer, parent;
+        uint64_t size = 0;
+        int64_t created = 0, added = 0;
+    };
+    struct Name {
+        ImageReference ref; // tag or digest
+    };
+
+    /// Id of a name, id or id prefix; throws as Images::get().
+    std::string find(const std::string &name, bool *by_id = nullptr) const;
+    ImageInfo load(const std::string &id) const;
+    std::vector<ImageReference> names(const std::string &id) const;
+    /// One transaction: image row, name, digest. `changed`: the name meant something else before.
+    struct Commit {
+        std::string id, manifest, config, top_layer, parent;
+        uint64_t size = 0;
+        int64_t created_ns = 0;
+        std::optional<ImageReference> ref; // its tag becomes a name, its digest a digest
+    };
+    bool commit(const Commit &what);
+    void publish(const char *action, const std::string &id, const std::string &name) const;
+
+    // pull.cpp
+    std::string pull_one(const ImageReference &ref, const Platform &platform, bool platform_given,
+                         const std::optional<Credential> &credential, const CancelSource &cancel,
+                         const PullSink &sink);
+
+    // remove.cpp
+    struct User {
+        std::string id;
+        bool running = false;
+    };
+    std::vector<User> users(const std::string &image) const;
+    bool has_children(const std::string &image) const;
+    void drop_name(const ImageReference &ref, const std::string &id, std::vector<Deleted> &out);
+    bool drop_image(const std::string &id, bool prune_parents, std::vector<Deleted> &out);
+};
+
+} // namespace gantry
