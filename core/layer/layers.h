@@ -25,9 +25,9 @@ struct Layer {
 
 /// Limits for untrusted layers.
 struct UnpackLimits {
-    uint64_t max_bytes = 64ull << 30;   // unpacked size of one layer
+    uint64_t max_bytes = 64ull << 30; // unpacked size of one layer
     uint64_t max_entries = 10'000'000;
-    uint64_t max_ratio = 1100;          // unpacked : compressed, judged beyond 64 MiB unpacked
+    uint64_t max_ratio = 1100; // unpacked : compressed, judged beyond 64 MiB unpacked
 };
 
 struct UnpackResult {
@@ -62,9 +62,12 @@ class Layers {
     /// Ids of the layer and its ancestors, nearest first.
     LayerIds lineage(const std::string &id) const;
     bool independent() const;
+    /// While any hold lives, sweep() spares the layers that find() and finish() return: a pull keeps
+    /// one until its image row refers to them. A Making is a hold of its own.
+    std::shared_ptr<void> hold();
 
     struct NewLayer {
-        std::string diff_id;      // expected; a mismatch is kDataLoss
+        std::string diff_id; // expected; a mismatch is kDataLoss
         std::string blob_digest;
         uint64_t blob_size = 0;
     };
@@ -92,6 +95,7 @@ class Layers {
     void recover();
 
   private:
+    friend class LayerInTheMaking;
     struct Impl;
     std::unique_ptr<Impl> impl_;
 };

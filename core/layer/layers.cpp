@@ -1,0 +1,442 @@
+// Every layer passes making -> ready -> removing. The row is written before the driver works and
+// changed after, so that a kill at any instruction leaves a state recover() can finish or undo. No
+// transaction is open and no lock is held while a driver works.
+#include "core/layer/layers.h"
+
+#include "core/base/ids.h"
+#include "core/base/log.h"
+#include "core/content/content.h"
+#include "core/layer/changes.h"
+#include "core/store/db.h"
+
+#include <map>
+#include <mutex>
+#include <set>
+
+namespace gantry {
+namespace {
+
+constexpr char kColumns[] =
+    "SELECT id,ifnull(parent,''),ifnull(chain_id,''),diff_id,blob_digest,blob_size,size,inodes ";
+
+Layer layer_of(const Statement &row) {
+    Layer l;
+    l.id = row.text(0);
+    l.parent = row.text(1);
+    l.chain_id = row.text(2);
+    l.diff_id = row.text(3);
+    l.blob_digest = row.text(4);
+    l.blob_size = static_cast<uint64_t>(row.integer(5));
+    l.size = static_cast<uint64_t>(row.integer(6));
+    l.inodes = static_cast<uint64_t>(row.integer(7));
+    return l;
+}
+
+// Lower-case base 32 without padding: short, so that mount options stay short.
+std::string base32(uint64_t value) {
+    static const char kDigits[] = "0123456789abcdefghijklmnopqrstuv";
+    std::string out;
+    do {
+        out.insert(out.begin(), kDigits[value & 31]);
+        value >>= 5;
+    } while (value != 0);
+    return out;
+}
+
+} // namespace
+
+std::string chain_id_of(const std::string &parent_chain_id, const std::string &diff_id) {
+    return parent_chain_id.empty() ? diff_id : sha256_of(parent_chain_id + " " + diff_id);
+}
+
+struct Layers::Impl {
+    Db &db;
+    std::shared_ptr<StorageDriver> driver;
+    std::string name;
+    bool durable;
+    StorageCaps caps;
+    std::mutex mutex;
+    int holds = 0;
+    std::set<std::string> held; // layers seen while anybody holds
+
+    Impl(Db &db_, std::shared_ptr<StorageDriver> driver_, std::string name_, bool durable_)
+        : db(db_), driver(std::move(driver_)), name(std::move(name_)), durable(durable_) {
+        const CallScope scope;
+        caps = driver->caps(scope);
+    }
+
+    void touch(const std::string &id) {
+        const std::lock_guard lock(mutex);
+        if (holds > 0) held.insert(id);
+    }
+    void begin_hold() {
+        const std::lock_guard lock(mutex);
+        ++holds;
+    }
+    void end_hold() noexcept {
+        const std::lock_guard lock(mutex);
+        if (--holds == 0) held.clear();
+    }
+
+    /// Intent: a row in state 'making'.
+    std::string add_row(const std::string &parent, const NewLayer &what) {
+        std::string id;
+        db.transact([&](Db &t) {
+            {
+                auto counter = t.prepare("SELECT next FROM layer_counter");
+                if (!counter.step())
+                    throw Error(ErrorClass::kDataLoss, "make layer: the layer counter is gone");
+                id = base32(static_cast<uint64_t>(counter.integer(0)));
+            }
+            t.prepare("UPDATE layer_counter SET next=next+1").run();
+            if (!parent.empty()) require_ready(t, parent);
+            auto insert =
+                t.prepare("INSERT INTO layer(id,driver,state,parent,diff_id,blob_digest,blob_size,created) "
+                          "VALUES(?,?,'making',?,?,?,?,?)");
+            insert.bind(1, id).bind(2, name);
+            if (parent.empty())
+                insert.bind_null(3);
+            else
+                insert.bind(3, parent);
+            insert.bind(4, what.diff_id)
+                .bind(5, what.blob_digest)
+                .bind(6, static_cast<int64_t>(what.blob_size));
+            insert.bind(7, wall_ns()).run();
+        });
+        return id;
+    }
+    void require_ready(Db &t, const std::string &id) const {
+        auto row = t.prepare("SELECT 1 FROM layer WHERE id=? AND driver=? AND state='ready'");
+        row.bind_all(id, name);
+        if (!row.step()) throw Error(ErrorClass::kNotFound, "use layer " + id + ": no such layer");
+    }
+    LayerIds lineage(const std::string &id) const {
+        LayerIds ids;
+        if (id.empty()) return ids;
+        db.transact([&](Db &t) {
+            auto rows =
+                t.prepare("WITH RECURSIVE up(id,parent,depth) AS (SELECT id,parent,0 FROM layer WHERE id=?1 "
+                          "UNION ALL SELECT l.id,l.parent,up.depth+1 FROM layer l JOIN up ON l.id=up.parent) "
+                          "SELECT id FROM up ORDER BY depth");
+            rows.bind(1, id);
+            while (rows.step())
+                ids.push_back(rows.text(0));
+        });
+        if (ids.empty()) throw Error(ErrorClass::kNotFound, "use layer " + id + ": no such layer");
+        return ids;
+    }
+    LayerIds ancestors(const std::string &id) const {
+        LayerIds ids = lineage(id);
+        ids.erase(ids.begin());
+        return ids;
+    }
+    void check_depth(const LayerIds &parents) const {
+        if (caps.max_parents != 0 && parents.size() > caps.max_parents)
+            throw Error(ErrorClass::kUnsupported, "make layer: " + std::to_string(parents.size()) +
+                                                      " parents are more than storage driver " + name +
+                                                      " can stack");
+    }
+    void delete_row(const std::string &id) {
+        db.transact([&](Db &t) {
+            // A container on its way in or out may still name the layer it made or gives up.
+            t.prepare("UPDATE container SET layer=NULL WHERE layer=? AND phase<>'ready'").bind(1, id).run();
+            t.prepare("DELETE FROM layer WHERE id=?").bind(1, id).run();
+        });
+    }
+    /// The row says 'making' or 'removing' when this is called.
+    void destroy(const std::string &id) {
+        const CallScope scope;
+        driver->remove(scope, id);
+        delete_row(id);
+    }
+    void undo(const std::string &id) noexcept {
+        try {
+            destroy(id);
+        } catch (const std::exception &error) {
+            log_warn("undo layer {}: {}; the next start tries again", id, error.what());
+        }
+    }
+};
+
+Layers::Layers(Db &db, std::shared_ptr<StorageDriver> driver, std::string driver_name, bool durable)
+    : impl_(std::make_unique<Impl>(db, std::move(driver), std::move(driver_name), durable)) {}
+Layers::~Layers() = default;
+
+bool Layers::independent() const { return impl_->caps.independent_layers; }
+
+std::shared_ptr<void> Layers::hold() {
+    impl_->begin_hold();
+    return {impl_.get(), [](Impl *impl) { impl->end_hold(); }};
+}
+
+std::optional<Layer> Layers::find(const std::string &chain_id) const {
+    std::optional<Layer> found;
+    impl_->db.transact([&](Db &t) {
+        auto row =
+            t.prepare(std::string(kColumns) + "FROM layer WHERE driver=? AND chain_id=? AND state='ready'");
+        row.bind_all(impl_->name, chain_id);
+        if (row.step()) found = layer_of(row);
+        // Within the transaction: sweep() decides within one too.
+        if (found) impl_->touch(found->id);
+    });
+    return found;
+}
+
+Layer Layers::get(const std::string &id) const {
+    std::optional<Layer> found;
+    impl_->db.transact([&](Db &t) {
+        auto row = t.prepare(std::string(kColumns) + "FROM layer WHERE id=? AND driver=? AND state='ready'");
+        row.bind_all(id, impl_->name);
+        if (row.step()) found = layer_of(row);
+    });
+    if (!found) throw Error(ErrorClass::kNotFound, "find layer " + id + ": no such layer");
+    return *found;
+}
+
+LayerIds Layers::lineage(const std::string &id) const { return impl_->lineage(id); }
+
+class LayerInTheMaking final : public Layers::Making {
+  public:
+    LayerInTheMaking(Layers::Impl &impl, const Layers::NewLayer &what, const std::string &parent)
+        : impl_(impl), expected_(what.diff_id), parent_(parent) {
+        impl_.begin_hold();
+        try {
+            const LayerIds parents = impl_.caps.independent_layers ? LayerIds{} : impl_.lineage(parent);
+            id_ = impl_.add_row(impl_.caps.independent_layers ? "" : parent, what);
+            const CallScope scope;
+            impl_.driver->create(scope, id_, parents, 0);
+        } catch (...) {
+            if (!id_.empty()) impl_.undo(id_);
+            impl_.end_hold();
+            throw;
+        }
+    }
+    ~LayerInTheMaking() override {
+        if (!finished_) impl_.undo(id_);
+        impl_.end_hold();
+    }
+
+    void unpack(const ByteSource &source, const Call &call) override {
+        const CallScope scope;
+        const LayerIds parents = impl_.caps.independent_layers ? LayerIds{} : impl_.ancestors(id_);
+        const UniqueFd root = mount_detached(impl_.driver->mounts(scope, id_, parents, false));
+        const UnpackResult result =
+            unpack_layer(source, root.get(), impl_.caps.whiteout, UnpackLimits{}, call);
+        if (!expected_.empty() && result.diff_id != expected_)
+            throw Error(ErrorClass::kDataLoss,
+                        "unpack layer " + expected_ + ": the content's digest is " + result.diff_id);
+        diff_id_ = result.diff_id;
+    }
+
+    Layer finish(const std::string &parent_id) override {
+        if (diff_id_.empty())
+            throw Error(ErrorClass::kFailedPrecondition, "finish layer " + id_ + ": nothing was unpacked");
+        if (!impl_.caps.independent_layers && parent_id != parent_)
+            throw Error(ErrorClass::kInvalidArgument,
+                        "finish layer " + id_ + ": not the parent it was begun on");
+        const LayerIds parents = impl_.lineage(parent_id);
+        impl_.check_depth(parents);
+        const CallScope scope;
+        impl_.driver->commit(scope, id_, parents, impl_.durable);
+        const Usage usage = impl_.driver->usage(scope, id_);
+        const Layer layer = publish(parent_id, usage); // from here on the layer is visible ...
+        if (impl_.durable) impl_.db.sync();            // ... and survives power loss
+        if (layer.id != id_) impl_.undo(id_);
+        finished_ = true;
+        return layer;
+    }
+
+  private:
+    Layer publish(const std::string &parent_id, const Usage &usage) {
+        Layer layer;
+        impl_.db.transact([&](Db &t) {
+            std::string chain = diff_id_;
+            if (!parent_id.empty()) {
+                auto row = t.prepare("SELECT chain_id FROM layer WHERE id=? AND driver=? AND state='ready'");
+                row.bind_all(parent_id, impl_.name);
+                if (!row.step() || row.is_null(0))
+                    throw Error(ErrorClass::kNotFound,
+                                "finish layer " + id_ + ": its parent " + parent_id + " is gone");
+                chain = chain_id_of(row.text(0), diff_id_);
+            }
+            bool lost = false;
+            {
+                auto winner = t.prepare(std::string(kColumns) +
+                                        "FROM layer WHERE driver=? AND chain_id=? AND state='ready'");
+                winner.bind_all(impl_.name, chain);
+                if (winner.step()) {
+                    layer = layer_of(winner);
+                    lost = true;
+                }
+            }
+            if (lost) {
+                t.prepare("UPDATE layer SET state='removing' WHERE id=?").bind(1, id_).run();
+                impl_.touch(layer.id);
+                return;
+            }
+            auto update = t.prepare(
+                "UPDATE layer SET state='ready',parent=?,chain_id=?,diff_id=?,size=?,inodes=? WHERE id=?");
+            if (parent_id.empty())
+                update.bind_null(1);
+            else
+                update.bind(1, parent_id);
+            update.bind(2, chain).bind(3, diff_id_).bind(4, static_cast<int64_t>(usage.bytes));
+            update.bind(5, static_cast<int64_t>(usage.inodes)).bind(6, id_).run();
+            auto row = t.prepare(std::string(kColumns) + "FROM layer WHERE id=?");
+            row.bind(1, id_);
+            if (!row.step()) throw Error(ErrorClass::kInternal, "finish layer " + id_ + ": its row is gone");
+            layer = layer_of(row);
+            impl_.touch(id_);
+        });
+        return layer;
+    }
+
+    Layers::Impl &impl_;
+    std::string expected_, parent_, id_, diff_id_;
+    bool finished_ = false;
+};
+
+std::unique_ptr<Layers::Making> Layers::begin(const NewLayer &what, const std::string &parent_id) {
+    return std::make_unique<LayerInTheMaking>(*impl_, what, parent_id);
+}
+
+Layer Layers::create_writable(const std::string &parent_id, uint64_t size_limit) {
+    const LayerIds parents = impl_->lineage(parent_id);
+    impl_->check_depth(parents);
+    const std::string id = impl_->add_row(parent_id, {});
+    try {
+        const CallScope scope;
+        impl_->driver->create(scope, id, parents, size_limit);
+        impl_->db.transact(
+            [&](Db &t) { t.prepare("UPDATE layer SET state='ready' WHERE id=?").bind(1, id).run(); });
+    } catch (...) {
+        impl_->undo(id);
+        throw;
+    }
+    Layer layer;
+    layer.id = id;
+    layer.parent = parent_id;
+    return layer;
+}
+
+std::vector<Mount> Layers::mounts(const std::string &id, bool read_only) const {
+    const CallScope scope;
+    return impl_->driver->mounts(scope, id, impl_->ancestors(id), read_only);
+}
+
+void Layers::remove(const std::string &id) {
+    impl_->db.transact([&](Db &t) {
+        const auto used = [&](const char *sql, const char *by) {
+            auto row = t.prepare(sql);
+            row.bind(1, id);
+            if (row.step())
+                throw Error(ErrorClass::kFailedPrecondition,
+                            "remove layer " + id + ": in use by " + by + " " + row.text(0));
+        };
+        used("SELECT id FROM layer WHERE parent=? LIMIT 1", "layer");
+        used("SELECT id FROM image WHERE top_layer=? LIMIT 1", "image");
+        used("SELECT id FROM container WHERE layer=? AND phase='ready' LIMIT 1", "container");
+        t.prepare("UPDATE layer SET state='removing' WHERE id=? AND driver=? AND state<>'making'")
+            .bind_all(id, impl_->name)
+            .run();
+        if (t.changes() == 0) throw Error(ErrorClass::kNotFound, "remove layer " + id + ": no such layer");
+    });
+    impl_->destroy(id);
+}
+
+uint64_t Layers::sweep() {
+    uint64_t freed = 0;
+    std::exception_ptr first_error;
+    for (;;) { // a round per generation: parents become free when their children are gone
+        std::vector<Layer> victims;
+        impl_->db.transact([&](Db &t) {
+            {
+                auto rows =
+                    t.prepare(std::string(kColumns) +
+                              "FROM layer l WHERE driver=? AND state='ready' AND chain_id IS NOT NULL "
+                              "AND NOT EXISTS(SELECT 1 FROM layer c WHERE c.parent=l.id) "
+                              "AND NOT EXISTS(SELECT 1 FROM image i WHERE i.top_layer=l.id) "
+                              "AND NOT EXISTS(SELECT 1 FROM container c WHERE c.layer=l.id)");
+                rows.bind(1, impl_->name);
+                const std::lock_guard lock(impl_->mutex);
+                while (rows.step())
+                    if (Layer l = layer_of(rows); !impl_->held.contains(l.id))
+                        victims.push_back(std::move(l));
+            }
+            for (const Layer &l : victims)
+                t.prepare("UPDATE layer SET state='removing' WHERE id=?").bind(1, l.id).run();
+        });
+        if (victims.empty()) break;
+        for (const Layer &l : victims) {
+            try {
+                impl_->destroy(l.id);
+                freed += l.size;
+            } catch (...) {
+                if (!first_error) first_error = std::current_exception();
+            }
+        }
+    }
+    if (first_error) std::rethrow_exception(first_error);
+    return freed;
+}
+
+Usage Layers::usage(const std::string &id) const {
+    const Layer layer = get(id);
+    if (!layer.chain_id.empty()) return {layer.size, layer.inodes};
+    const CallScope scope;
+    return impl_->driver->usage(scope, id);
+}
+
+std::vector<Change> Layers::changes(const std::string &id) const {
+    const CallScope scope;
+    const LayerIds parents = impl_->ancestors(id);
+    if (impl_->driver->has_changes()) {
+        std::vector<Change> out;
+        impl_->driver->changes(scope, id, parents, [&](const Change &c) { out.push_back(c); });
+        return out;
+    }
+    const UniqueFd upper = mount_detached(impl_->driver->mounts(scope, id, parents, true));
+    UniqueFd lower;
+    if (!parents.empty())
+        lower = mount_detached(impl_->driver->mounts(scope, parents.front(),
+                                                     LayerIds(parents.begin() + 1, parents.end()), true));
+    return compare_trees(lower.get(), upper.get(), scope);
+}
+
+void Layers::recover() {
+    std::vector<std::string> unfinished;
+    std::set<std::string> known;
+    impl_->db.transact([&](Db &t) {
+        // A writable layer without a container: the process died between the two.
+        t.prepare("UPDATE layer SET state='removing' WHERE driver=? AND state='ready' AND chain_id IS NULL "
+                  "AND NOT EXISTS(SELECT 1 FROM container c WHERE c.layer=layer.id) "
+                  "AND NOT EXISTS(SELECT 1 FROM image i WHERE i.top_layer=layer.id) "
+                  "AND NOT EXISTS(SELECT 1 FROM layer c WHERE c.parent=layer.id)")
+            .bind(1, impl_->name)
+            .run();
+        auto rows = t.prepare("SELECT id,state FROM layer WHERE driver=?");
+        rows.bind(1, impl_->name);
+        while (rows.step()) {
+            if (rows.text(1) == "ready")
+                known.insert(rows.text(0));
+            else
+                unfinished.push_back(rows.text(0));
+        }
+    });
+    for (const std::string &id : unfinished) {
+        log_info("undo unfinished layer {}", id);
+        impl_->undo(id);
+    }
+    const CallScope scope;
+    std::set<std::string> missing = known;
+    for (const std::string &id : impl_->driver->list(scope)) {
+        missing.erase(id);
+        if (known.contains(id)) continue;
+        log_info("remove unknown layer {} of storage driver {}", id, impl_->name);
+        impl_->driver->remove(scope, id);
+    }
+    for (const std::string &id : missing)
+        log_warn("layer {} is missing in storage driver {}", id, impl_->name);
+}
+
+} // namespace gantry
