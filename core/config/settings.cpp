@@ -1,0 +1,419 @@
+// The engine's options as schemas, read from gantry.toml, conf.d and flags into the typed structs.
+#include "core/config/judge.h"
+
+#include "core/base/files.h"
+
+#include <algorithm>
+#include <climits>
+#include <filesystem>
+#include <fmt/format.h>
+#include <gantry/value.hpp>
+#include <unistd.h>
+
+namespace gantry {
+namespace {
+
+constexpr size_t kFileLimit = 1u << 20;
+constexpr int64_t kSecond = 1000000000;
+
+constexpr gantry_option kText = option_string("", nullptr, "");
+constexpr const char *kLevels[] = {"debug", "info", "warn", "error", nullptr};
+
+constexpr gantry_option bounded(gantry_option option, int64_t min, int64_t max) {
+    option.min = min;
+    option.max = max;
+    return option;
+}
+
+constexpr gantry_option kEngine[] = {
+    option_string("root", "\"/var/lib/gantry\"", "directory of all persistent data"),
+    option_string("run", "\"/run/gantry\"", "directory of sockets and other things that a reboot ends"),
+    option_string("socket", "\"/run/gantry/gantry.sock\"", "where the API listens"),
+    option_string("socket_group", "\"\"", "group that may use the socket; empty: root only"),
+    option_list("plugin_dirs", "[]", &kText,
+                "directories searched for drivers; empty: ../lib/gantry/plugins beside the program"),
+    option_string("log_level", "\"info\"", "least severe message that is logged", kLevels),
+    option_string("shim", "\"\"", "path of gantry-shim; empty: found beside the program"),
+    option_string("libexec", "\"\"", "directory of helper programs; empty: ../lib/gantry beside the program"),
+    option_string("default_runtime", "\"gantry\"",
+                  "runtime of containers that name none: gantry or a key of runtimes"),
+    option_map("runtimes", &kText, "OCI runtimes by name, with the path of their program; runc is preset"),
+    option_string("cgroup_parent", "\"/gantry\"", "cgroup under which containers are placed"),
+    option_int("warm_sandboxes", "2", 0, 64, "namespaces prepared ahead of the next container"),
+    bounded(option_duration("call_timeout", "\"2m\"", "deadline of a driver call that has none of its own"),
+            kSecond, 86400 * kSecond),
+    bounded(option_duration("stop_timeout", "\"10s\"", "wait between SIGTERM and SIGKILL"), 0,
+            86400 * kSecond),
+    bounded(option_size("log_max_size", "\"10MiB\"", "size of a container's log file before it is rotated"),
+            4096, INT64_MAX),
+    option_int("log_max_files", "3", 1, 1000, "log files kept for each container"),
+    option_list("dns", "[]", &kText, "name servers of containers; empty: those of the host"),
+};
+constexpr gantry_option kStorage[] = {
+    option_string("driver", "\"auto\"", "driver of all layers, or auto"),
+    option_list("prefer", "[\"overlay\", \"btrfs\", \"aufs\", \"vfs\"]", &kText,
+                "order in which auto tries drivers"),
+    option_bool("durable", "true", "an image that is reported as pulled survives a power cut"),
+    option_bool("retain_blobs", "false", "keep compressed layers after unpacking"),
+    option_int("max_parallel_unpack", "0", 0, 256, "layers unpacked at once; 0: one for each core"),
+};
+constexpr gantry_option kNetwork[] = {
+    option_string("driver", "\"bridge\"", "driver of networks"),
+};
+constexpr gantry_option kRegistry[] = {
+    option_string("driver", "\"oci\"", "driver of registries"),
+    option_string("default", "\"docker.io\"", "registry of references that name none"),
+    option_int("max_parallel_downloads", "4", 1, 64, "layers of one image fetched at once"),
+};
+constexpr gantry_option kPinKeys[] = {
+    option_string("sha256", nullptr, "digest that the file must have", nullptr, GANTRY_OPTION_REQUIRED),
+};
+constexpr gantry_option kPin = option_table("", kPinKeys, 1, "one plugin file");
+constexpr gantry_option kPlugins = option_map("plugins", &kPin, "plugin files by name, with their sha256");
+
+struct Section {
+    const char *name, *doc;
+    const gantry_option *options;
+    uint32_t count;
+    gantry_kind kind; // of the drivers' tables inside; 0: none
+};
+constexpr Section kSections[] = {
+    {"engine", "The engine itself.", kEngine, std::size(kEngine), gantry_kind(0)},
+    {"storage", "Layers; [storage.NAME] configures a driver.", kStorage, std::size(kStorage),
+     GANTRY_KIND_STORAGE},
+    {"network", "Networks; [network.NAME] configures a driver.", kNetwork, std::size(kNetwork),
+     GANTRY_KIND_NETWORK},
+    {"registry", "Registries; [registry.NAME] configures a driver.", kRegistry, std::size(kRegistry),
+     GANTRY_KIND_REGISTRY},
+};
+const char *section_of(gantry_kind kind) {
+    for (const Section &s : kSections)
+        if (s.kind == kind) return s.name;
+    throw Error(ErrorClass::kInternal, "find section: unknown kind of driver");
+}
+
+std::vector<std::string> map_keys(const Config &map) {
+    std::vector<std::string> keys;
+    for (uint32_t i = 0; i < map.count(); ++i)
+        keys.push_back(map.key(i));
+    return keys;
+}
+
+std::string program_directory() {
+    char path[PATH_MAX];
+    const ssize_t size = ::readlink("/proc/self/exe", path, sizeof path - 1);
+    return size <= 0 ? "/usr/bin" : std::filesystem::path(std::string(path, size)).parent_path().string();
+}
+
+std::string find_runc() {
+    for (const char *path :
+         {"/usr/local/sbin/runc", "/usr/local/bin/runc", "/usr/sbin/runc", "/usr/bin/runc"})
+        if (::access(path, X_OK) == 0) return path;
+    return "/usr/bin/runc";
+}
+
+class Loaded : public EngineSettings {
+  public:
+    explicit Loaded(const Sources &sources) {
+        if (!sources.file.empty()) read(sources);
+        for (const auto &[key, text] : sources.flags)
+            set_flag(root_, key, text);
+        judge_sections();
+        fill();
+    }
+
+    const EngineConfig &engine() const override { return engine_; }
+    const StorageConfig &storage() const override { return storage_; }
+    const NetworkConfig &network() const override { return network_; }
+    const RegistryConfig &registry() const override { return registry_; }
+    const std::vector<PluginPin> &pins() const override { return pins_; }
+
+    void validate(const std::vector<DriverSchema> &schemas) const override {
+        for (const Section &section : kSections) {
+            if (!section.kind) continue;
+            const Node::Entry *table = root_.find(section.name);
+            if (!table) continue;
+            std::vector<std::string> names;
+            for (const DriverSchema &s : schemas)
+                if (s.kind == section.kind) names.push_back(s.name);
+            for (const Node::Entry &entry : table->value.entries) {
+                if (is_option(section, entry.key)) continue;
+                if (std::find(names.begin(), names.end(), entry.key) == names.end())
+                    throw config_error(entry.key_origin,
+                                       fmt::format("[{}.{}] configures a driver that no plugin offers{}",
+                                                   section.name, quote_key(entry.key),
+                                                   did_you_mean(entry.key, names)),
+                                       "gantry plugin ls shows what was found and why files were refused");
+            }
+        }
+        for (const DriverSchema &s : schemas)
+            driver_options(s);
+    }
+
+    std::shared_ptr<const gantry_value> driver_options(const DriverSchema &schema) const override {
+        auto arena = std::make_shared<ValueArena>();
+        arena->root = judge_table(schema.options, schema.option_count, driver_table(schema),
+                                  std::string(section_of(schema.kind)) + "." + schema.name, *arena);
+        return {arena, &arena->root};
+    }
+
+    std::vector<ShownOption> show(const std::vector<DriverSchema> &schemas) const override {
+        std::vector<ShownOption> out;
+        for (const Section &s : kSections) {
+            const Node::Entry *entry = root_.find(s.name);
+            ValueArena arena;
+            show_table(s.name, s.options, s.count, entry ? &entry->value : nullptr,
+                       judge_table(s.options, s.count, entry ? &entry->value : nullptr, s.name, arena, true),
+                       out);
+        }
+        for (const PluginPin &pin : pins_) {
+            const Node &table = root_.find("plugins")->value.find(pin.file)->value;
+            const Node::Entry *sha = table.find("sha256");
+            out.push_back({"plugins." + quote_key(pin.file) + ".sha256", quote(pin.sha256), kPinKeys[0].doc,
+                           sha ? sha->value.origin : table.origin});
+        }
+        for (const DriverSchema &s : schemas)
+            show_table(std::string(section_of(s.kind)) + "." + s.name, s.options, s.option_count,
+                       driver_table(s), *driver_options(s), out);
+        // What the file leaves open is decided at start; show the outcome.
+        for (ShownOption &option : out) {
+            if (option.key == "engine.plugin_dirs") {
+                std::vector<std::string> quoted;
+                for (const std::string &dir : engine_.plugin_dirs)
+                    quoted.push_back(quote(dir));
+                option.value = fmt::format("[{}]", fmt::join(quoted, ", "));
+            } else if (option.key == "engine.runtimes") {
+                std::vector<std::string> pairs;
+                for (const auto &[name, path] : engine_.runtimes)
+                    pairs.push_back(quote_key(name) + " = " + quote(path));
+                option.value = fmt::format("{{ {} }}", fmt::join(pairs, ", "));
+            }
+        }
+        std::sort(out.begin(), out.end(), [](const auto &a, const auto &b) { return a.key < b.key; });
+        return out;
+    }
+
+  private:
+    static bool is_option(const Section &section, const std::string &key) {
+        return std::any_of(section.options, section.options + section.count,
+                           [&](const gantry_option &o) { return key == o.name; });
+    }
+
+    void read(const Sources &sources) {
+        bool found = false;
+        const std::string text = read_file_if(sources.file, found, kFileLimit);
+        if (found)
+            merge(root_, parse_document(text, sources.file));
+        else if (!sources.file_optional)
+            throw Error(ErrorClass::kNotFound, "read configuration " + sources.file + ": no such file");
+        const std::string dir = (std::filesystem::path(sources.file).parent_path() / "conf.d").string();
+        std::vector<std::string> names = list_directory(dir);
+        std::sort(names.begin(), names.end());
+        for (const std::string &name : names)
+            if (name.ends_with(".toml") && name[0] != '.') {
+                const std::string path = dir + "/" + name;
+                merge(root_, parse_document(read_file(path, kFileLimit), path));
+            }
+    }
+
+    void judge_sections() {
+        std::vector<std::string> names{"plugins"};
+        for (const Section &s : kSections)
+            names.emplace_back(s.name);
+        for (const Node::Entry &entry : root_.entries)
+            if (std::find(names.begin(), names.end(), entry.key) == names.end())
+                throw config_error(
+                    entry.key_origin,
+                    (entry.value.type == Node::Type::kTable ? "unknown section " : "unknown key ") +
+                        quote_key(entry.key) + did_you_mean(entry.key, names));
+    }
+
+    const Node *section_node(const char *name) const {
+        const Node::Entry *entry = root_.find(name);
+        return entry ? &entry->value : nullptr;
+    }
+    const Node *driver_table(const DriverSchema &schema) const {
+        const Node *section = section_node(section_of(schema.kind));
+        const Node::Entry *entry = section ? section->find(schema.name) : nullptr;
+        return entry ? &entry->value : nullptr;
+    }
+    Origin origin_of(const char *section, const char *key) const {
+        const Node *table = section_node(section);
+        const Node::Entry *entry = table ? table->find(key) : nullptr;
+        return entry ? entry->value.origin : Origin{"default", 0, 0};
+    }
+    void want_absolute(const char *key, const std::string &path, bool may_be_empty) const {
+        if (path.empty() && may_be_empty) return;
+        if (path.empty() || path[0] != '/')
+            throw config_error(origin_of("engine", key),
+                               fmt::format("engine.{} must be an absolute path, not '{}'", key, path));
+    }
+
+    void fill() {
+        ValueArena arena;
+        std::vector<gantry_value> values;
+        for (const Section &s : kSections)
+            values.push_back(
+                judge_table(s.options, s.count, section_node(s.name), s.name, arena, s.kind != 0));
+        const Config e(&values[0]), s(&values[1]), n(&values[2]), r(&values[3]);
+        engine_.root = e.string("root");
+        engine_.run = e.string("run");
+        engine_.socket = e.string("socket");
+        // A socket that was not named follows the run directory.
+        if (origin_of("engine", "socket").source == "default") engine_.socket = engine_.run + "/gantry.sock";
+        engine_.socket_group = e.string("socket_group");
+        engine_.plugin_dirs = e.strings("plugin_dirs");
+        for (const std::string &dir : engine_.plugin_dirs)
+            want_absolute("plugin_dirs", dir, false);
+        if (engine_.plugin_dirs.empty())
+            engine_.plugin_dirs.push_back(
+                std::filesystem::path(program_directory() + "/../lib/gantry/plugins")
+                    .lexically_normal()
+                    .string());
+        engine_.log_level = e.string("log_level");
+        engine_.shim = e.string("shim");
+        engine_.libexec = e.string("libexec");
+        engine_.default_runtime = e.string("default_runtime");
+        const Config runtimes = e.child("runtimes");
+        for (uint32_t i = 0; i < runtimes.count(); ++i)
+            engine_.runtimes.emplace_back(runtimes.key(i), runtimes.item(i).as_string());
+        const std::vector<std::string> names = map_keys(runtimes);
+        if (std::find(names.begin(), names.end(), "runc") == names.end())
+            engine_.runtimes.emplace_back("runc", find_runc());
+        engine_.cgroup_parent = e.string("cgroup_parent");
+        engine_.warm_sandboxes = static_cast<uint32_t>(e.integer("warm_sandboxes"));
+        engine_.call_timeout_ns = e.duration_ns("call_timeout");
+        engine_.stop_timeout_s =
+            static_cast<uint32_t>((e.duration_ns("stop_timeout") + kSecond - 1) / kSecond);
+        engine_.log_max_size = static_cast<uint64_t>(e.size("log_max_size"));
+        engine_.log_max_files = static_cast<uint32_t>(e.integer("log_max_files"));
+        engine_.dns = e.strings("dns");
+        want_absolute("root", engine_.root, false);
+        want_absolute("run", engine_.run, false);
+        want_absolute("socket", engine_.socket, false);
+        want_absolute("shim", engine_.shim, true);
+        want_absolute("libexec", engine_.libexec, true);
+        want_absolute("cgroup_parent", engine_.cgroup_parent, false);
+        if (engine_.socket.size() > 107)
+            throw config_error(origin_of("engine", "socket"), "engine.socket must be at most 107 bytes long");
+        if (engine_.default_runtime != "gantry" &&
+            std::none_of(engine_.runtimes.begin(), engine_.runtimes.end(),
+                         [&](const auto &rt) { return rt.first == engine_.default_runtime; }))
+            throw config_error(origin_of("engine", "default_runtime"),
+                               "engine.default_runtime '" + engine_.default_runtime +
+                                   "' is neither gantry nor a key of engine.runtimes");
+        storage_.driver = s.string("driver");
+        storage_.prefer = s.strings("prefer");
+        storage_.durable = s.boolean("durable");
+        storage_.retain_blobs = s.boolean("retain_blobs");
+        storage_.max_parallel_unpack = static_cast<uint32_t>(s.integer("max_parallel_unpack"));
+        network_.driver = n.string("driver");
+        registry_.driver = r.string("driver");
+        registry_.default_registry = r.string("default");
+        registry_.max_parallel_downloads = static_cast<uint32_t>(r.integer("max_parallel_downloads"));
+        fill_pins();
+    }
+
+    void fill_pins() {
+        const Node *plugins = section_node("plugins");
+        if (!plugins) return;
+        Node table = *plugins;
+        ValueArena arena;
+        const gantry_option wrap[] = {kPlugins};
+        Node outer;
+        outer.entries.push_back({"plugins", table.origin, std::move(table)});
+        const gantry_value value = judge_table(wrap, 1, &outer, "", arena);
+        const Config pins = Config(&value).child("plugins");
+        for (uint32_t i = 0; i < pins.count(); ++i) {
+            std::string sha = pins.item(i).string("sha256");
+            std::transform(sha.begin(), sha.end(), sha.begin(),
+                           [](unsigned char c) { return std::tolower(c); });
+            if (sha.size() != 64 || sha.find_first_not_of("0123456789abcdef") != std::string::npos)
+                throw config_error(plugins->find(pins.key(i))->value.origin,
+                                   "plugins." + quote_key(pins.key(i)) + ".sha256 must be 64 hex digits");
+            pins_.push_back({pins.key(i), sha});
+        }
+    }
+
+    static void show_table(const std::string &prefix, const gantry_option *options, uint32_t count,
+                           const Node *table, const gantry_value &value, std::vector<ShownOption> &out) {
+        for (uint32_t v = 0; v < value.count; ++v)
+            for (uint32_t i = 0; i < count; ++i)
+                if (std::string_view(options[i].name) == value.keys[v]) {
+                    const Node::Entry *entry = table ? table->find(options[i].name) : nullptr;
+                    out.push_back({prefix + "." + options[i].name, render_value(value.items[v], options[i]),
+                                   options[i].doc, entry ? entry->value.origin : Origin{"default", 0, 0}});
+                }
+    }
+
+    Node root_;
+    EngineConfig engine_;
+    StorageConfig storage_;
+    NetworkConfig network_;
+    RegistryConfig registry_;
+    std::vector<PluginPin> pins_;
+};
+
+void document(std::string &out, const gantry_option &option, const std::string &indent) {
+    const bool container =
+        option.type == GANTRY_TYPE_TABLE || option.type == GANTRY_TYPE_MAP || option.type == GANTRY_TYPE_LIST;
+    out += indent + "# " + option.doc;
+    if (option.choices) {
+        std::vector<std::string> words;
+        for (const char *const *c = option.choices; *c; ++c)
+            words.emplace_back(*c);
+        out += fmt::format(" ({})", fmt::join(words, ", "));
+    } else if (option.min || option.max) {
+        out += fmt::format(" ({} to {})", show_bound_text(option, option.min),
+                           show_bound_text(option, option.max));
+    }
+    out +=
+        "\n" + indent + "#" + option.name + " = " + (option.default_toml ? option.default_toml : "") + "\n";
+    if (!container || option.child_count == 0) return;
+    const gantry_option *element = &option;
+    if (option.type != GANTRY_TYPE_TABLE) element = option.children;
+    // Keys of elements, one level after the other: "hosts.NAME.mirrors[].url".
+    const auto keys = [&](auto &&self, const gantry_option &e, const std::string &path) -> void {
+        if (e.type == GANTRY_TYPE_TABLE)
+            for (uint32_t i = 0; i < e.child_count; ++i) {
+                const gantry_option &child = e.children[i];
+                out += fmt::format("{}#   {}.{}{}: {}\n", indent, path, child.name,
+                                   child.default_toml ? fmt::format(" = {}", child.default_toml) : "",
+                                   child.doc);
+                self(self, child, path + "." + child.name);
+            }
+        else if ((e.type == GANTRY_TYPE_LIST || e.type == GANTRY_TYPE_MAP) && e.child_count)
+            self(self, e.children[0], path + (e.type == GANTRY_TYPE_LIST ? "[]" : ".NAME"));
+    };
+    keys(keys, *element,
+         std::string(option.name) + (option.type == GANTRY_TYPE_LIST  ? "[]"
+                                     : option.type == GANTRY_TYPE_MAP ? ".NAME"
+                                                                      : ""));
+}
+
+} // namespace
+
+std::shared_ptr<const EngineSettings> EngineSettings::load(const Sources &sources) {
+    return std::make_shared<Loaded>(sources);
+}
+
+std::string config_docs(const std::vector<DriverSchema> &schemas) {
+    std::string out =
+        "# gantry configuration. Every option is shown at its default; remove the # to change it.\n"
+        "# Files conf.d/*.toml beside this one are read after it, in the order of their names.\n";
+    for (const Section &section : kSections) {
+        out += fmt::format("\n# {}\n[{}]\n", section.doc, section.name);
+        for (uint32_t i = 0; i < section.count; ++i)
+            document(out, section.options[i], "");
+        for (const DriverSchema &s : schemas) {
+            if (s.kind != section.kind) continue;
+            out += fmt::format("\n[{}.{}]\n", section.name, quote_key(s.name));
+            for (uint32_t i = 0; i < s.option_count; ++i)
+                document(out, s.options[i], "");
+        }
+    }
+    out += "\n# Plugin files that must have a given content:\n#[plugins.\"NAME.so\"]\n#sha256 = \"...\"\n";
+    return out;
+}
+
+} // namespace gantry
