@@ -1,0 +1,193 @@
+#include "plugins/storage-overlay/driver.h"
+
+#include "plugins/storage-overlay/probe.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+namespace gantry {
+namespace {
+
+using storage::Fd;
+
+// The kernel takes 500 lower directories; a read-only view spends one on the layer itself.
+constexpr uint32_t kMaxParents = 499;
+
+bool is_whiteout(const struct stat &st) { return S_ISCHR(st.st_mode) && st.st_rdev == 0; }
+
+bool is_opaque(int dir) {
+    char value = 0;
+    return ::fgetxattr(dir, "trusted.overlay.opaque", &value, 1) == 1 && value == 'y';
+}
+
+Fd open_below(int dir, const std::string &name) {
+    return Fd(::openat(dir, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+}
+
+// One directory of the merged tree below: the same path in each parent, nearest first, down to the
+// first that is opaque.
+using MergedDirectory = std::vector<Fd>;
+
+bool find_below(const MergedDirectory &dirs, const std::string &name, struct stat &st) {
+    for (const Fd &dir : dirs)
+        if (::fstatat(dir.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0) return !is_whiteout(st);
+    return false;
+}
+
+MergedDirectory enter_below(const MergedDirectory &dirs, const std::string &name) {
+    MergedDirectory out;
+    for (const Fd &dir : dirs) {
+        struct stat st {};
+        if (::fstatat(dir.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) continue;
+        if (!S_ISDIR(st.st_mode)) break; // hides what lies further below
+        Fd fd = open_below(dir.get(), name);
+        if (!fd) continue;
+        const bool last = is_opaque(fd.get());
+        out.push_back(std::move(fd));
+        if (last) break;
+    }
+    return out;
+}
+
+void walk_changes(int upper, const MergedDirectory &lower, bool opaque, const std::string &path, int depth,
+                  const Call &call, const std::function<void(const Change &)> &found) {
+    call.check("list changes");
+    if (depth > 256)
+        throw Error(ErrorClass::kInvalidArgument, "list changes: " + path + " is nested too deeply");
+    const auto names = storage::names_in(upper, path);
+    if (opaque) { // everything below that the layer does not bring again is deleted
+        std::vector<std::string> seen(names);
+        for (const Fd &dir : lower)
+            for (const std::string &name : storage::names_in(dir.get(), path)) {
+                struct stat st {};
+                if (std::find(seen.begin(), seen.end(), name) != seen.end()) continue;
+                seen.push_back(name);
+                if (find_below(lower, name, st)) found({GANTRY_CHANGE_DELETED, path + "/" + name});
+            }
+    }
+    for (const std::string &name : names) {
+        struct stat above {
+        }, below{};
+        if (::fstatat(upper, name.c_str(), &above, AT_SYMLINK_NOFOLLOW) != 0) continue;
+        const std::string child = path + "/" + name;
+        const bool was = find_below(lower, name, below);
+        if (is_whiteout(above)) {
+            if (was) found({GANTRY_CHANGE_DELETED, child});
+            continue;
+        }
+        found({was ? GANTRY_CHANGE_MODIFIED : GANTRY_CHANGE_ADDED, child});
+        if (!S_ISDIR(above.st_mode)) continue;
+        const Fd dir = open_below(upper, name);
+        if (!dir) continue;
+        const bool under = was && S_ISDIR(below.st_mode);
+        walk_changes(dir.get(), under ? enter_below(lower, name) : MergedDirectory{},
+                     under && is_opaque(dir.get()), child, depth + 1, call, found);
+    }
+}
+
+bool module_has(const char *parameter) {
+    return ::access((std::string("/sys/module/overlay/parameters/") + parameter).c_str(), F_OK) == 0;
+}
+
+} // namespace
+
+OverlayDriver::OverlayDriver(const std::string &root, Settings settings)
+    : root_(root), settings_(std::move(settings)) {
+    if (root.find_first_of(":,\\") != std::string::npos)
+        throw Error(ErrorClass::kUnsupported,
+                    "use overlayfs on " + root + ": the path holds ':', ',' or '\\'");
+    // Set by some distributions' defaults; layers with redirects or metadata-only copies would not be
+    // trees of their own any more.
+    for (const char *feature : {"index", "redirect_dir", "metacopy"})
+        if (module_has(feature)) quiet_options_.push_back(std::string(feature) + "=off");
+    std::vector<std::string> options = quiet_options_;
+    options.insert(options.end(), settings_.mount_options.begin(), settings_.mount_options.end());
+    if (settings_.volatile_mounts) options.push_back("volatile");
+    probe_overlay(root_.fd(), root, options);
+    caps_.whiteout = GANTRY_WHITEOUT_OVERLAY;
+    caps_.independent_layers = true;
+    caps_.max_parents = kMaxParents;
+}
+
+void OverlayDriver::create(const Call &, const std::string &id, const LayerIds &parents,
+                           uint64_t size_limit) {
+    if (size_limit != 0)
+        throw Error(ErrorClass::kUnsupported, "make layer " + id + ": the overlay driver has no size limits");
+    root_.make(id, [&](int dir) {
+        if (::mkdirat(dir, "fs", 0755) != 0 || ::mkdirat(dir, "work", 0700) != 0 ||
+            ::fchmodat(dir, "fs", 0755, 0) != 0)
+            throw Error::from_errno(errno, "make layer " + id);
+        if (parents.empty()) return;
+        // The merged root shows the upper directory's own attributes: take over the parent's.
+        const Fd below = storage::open_directory(root_.open(parents.front()).get(), "fs");
+        const Fd fs = storage::open_directory(dir, "fs");
+        struct stat st {};
+        if (::fstat(below.get(), &st) != 0 || ::fchown(fs.get(), st.st_uid, st.st_gid) != 0 ||
+            ::fchmod(fs.get(), st.st_mode & 07777) != 0)
+            throw Error::from_errno(errno, "make layer " + id);
+    });
+}
+
+std::vector<Mount> OverlayDriver::mounts(const Call &, const std::string &id, const LayerIds &parents,
+                                         bool read_only) {
+    const Fd dir = root_.open(id);
+    if (!read_only && root_.committed(id))
+        throw Error(ErrorClass::kFailedPrecondition, "mount layer " + id + " for writing: it is committed");
+    Mount mount;
+    mount.read_only = read_only;
+    if (parents.empty()) {
+        mount.type = "bind";
+        mount.source = root_.path_of(id, "fs");
+        return {mount};
+    }
+    if (parents.size() > kMaxParents)
+        throw Error(ErrorClass::kUnsupported, "mount layer " + id + ": overlayfs stacks at most 500 layers");
+    mount.type = "overlay";
+    mount.source = "overlay";
+    if (read_only) mount.options.push_back("lowerdir+=" + root_.path_of(id, "fs"));
+    for (const std::string &parent : parents)
+        mount.options.push_back("lowerdir+=" + root_.path_of(parent, "fs"));
+    if (!read_only) {
+        mount.options.push_back("upperdir=" + root_.path_of(id, "fs"));
+        mount.options.push_back("workdir=" + root_.path_of(id, "work"));
+        if (settings_.volatile_mounts) {
+            // The kernel refuses a second volatile mount until this is gone; whoever asked for volatile
+            // gave up the writable layer's fate in a power cut.
+            ::unlinkat(dir.get(), "work/work/incompat/volatile", AT_REMOVEDIR);
+            mount.options.push_back("volatile");
+        }
+    }
+    mount.options.insert(mount.options.end(), quiet_options_.begin(), quiet_options_.end());
+    mount.options.insert(mount.options.end(), settings_.mount_options.begin(), settings_.mount_options.end());
+    return {mount};
+}
+
+void OverlayDriver::commit(const Call &call, const std::string &id, const LayerIds &, bool durable) {
+    const auto before = root_.committed(id);
+    if (before && !durable) return;
+    const Fd fs = storage::open_directory(root_.open(id).get(), "fs");
+    root_.commit(id, before ? *before : storage::measure_tree(fs.get(), call), durable);
+}
+
+Usage OverlayDriver::usage(const Call &call, const std::string &id) {
+    if (const auto noted = root_.committed(id)) return *noted;
+    const Fd fs = storage::open_directory(root_.open(id).get(), "fs");
+    return storage::measure_tree(fs.get(), call);
+}
+
+void OverlayDriver::changes(const Call &call, const std::string &id, const LayerIds &parents,
+                            const std::function<void(const Change &)> &found) {
+    MergedDirectory lower;
+    for (const std::string &parent : parents) {
+        Fd fs = storage::open_directory(root_.open(parent).get(), "fs");
+        const bool last = is_opaque(fs.get());
+        lower.push_back(std::move(fs));
+        if (last) break;
+    }
+    const Fd upper = storage::open_directory(root_.open(id).get(), "fs");
+    walk_changes(upper.get(), lower, is_opaque(upper.get()), "", 0, call, found);
+}
+
+} // namespace gantry

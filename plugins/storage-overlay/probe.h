@@ -1,0 +1,12 @@
+// Whether overlayfs can work on a directory is found by trying it on a detached mount.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace gantry {
+
+/// Throws kUnsupported with the kernel's reason.
+void probe_overlay(int root, const std::string &path, const std::vector<std::string> &options);
+
+} // namespace gantry
