@@ -12,7 +12,7 @@ namespace gantry::api {
 struct ServerSettings {
     std::string socket_path, socket_group, run_dir;
     unsigned max_connections = 1024;
-    HttpLimits limits;
+    HttpLimits limits = {};
 };
 
 class Server {

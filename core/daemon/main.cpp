@@ -27,6 +27,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <malloc.h>
+#include <sstream>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
