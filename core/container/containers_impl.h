@@ -1,0 +1,153 @@
+// The inside of Containers, shared by its source files.
+//
+// Locks, outermost first: Record::operation (one start, stop, remove ... of a container at a time, held
+// over slow calls), Impl::mutex (the maps), Record::mutex (the fields; never held over a call that can
+// block). Exit handling takes no operation lock, so that stop() can wait for it while holding it.
+#pragma once
+
+#include "core/container/containers.h"
+#include "core/container/jobs.h"
+#include "core/container/log_file.h"
+#include "core/container/sandbox_pool.h"
+#include "core/container/spec_builder.h"
+#include "core/runtime/runtime.h"
+
+#include <atomic>
+#include <condition_variable>
+#include <list>
+#include <mutex>
+#include <set>
+#include <shared_mutex>
+#include <unordered_map>
+
+namespace gantry {
+
+struct Waiter {
+    std::recursive_mutex mutex; // recursive: `done` may destroy its own handle
+    WaitCondition condition = WaitCondition::kNotRunning;
+    std::function<void(const WaitResult &)> done;
+    void fire(const WaitResult &result) {
+        std::lock_guard lock(mutex);
+        if (auto call = std::exchange(done, nullptr)) call(result);
+    }
+};
+
+struct ExecRecord {
+    std::mutex mutex;
+    ExecInfo info;
+    std::shared_ptr<Task> task;
+    std::string exit_path;
+    bool starting = false;
+};
+
+struct PendingAttach {
+    UniqueFd connection;
+    AttachOptions options;
+};
+
+struct Record {
+    std::mutex operation;
+    std::mutex mutex;
+    std::condition_variable changed;
+
+    std::string id, image_id, image_name, layer, platform;
+    int64_t created_ns = 0;
+    // Guarded by mutex from here on.
+    std::string name;
+    std::shared_ptr<const ContainerConfig> config;
+    ContainerState state;
+    std::vector<MountPoint> mounts;
+    std::string sandbox_id;
+    bool manual_stop = false; // a person ended it: no restart by policy
+    bool finishing = false;   // exit seen, clean-up still running
+    bool removed = false;
+    int failures = 0; // restarts in a row, for the back-off
+    uint64_t run = 0; // counts starts, so that late callbacks are known as such
+    std::shared_ptr<Task> task;
+    std::shared_ptr<const RuntimeSpec> spec; // of the current run, for exec
+    std::vector<Endpoint> endpoints;
+    std::list<PendingAttach> pending;
+    std::list<std::shared_ptr<Waiter>> waiters;
+    std::map<std::string, std::shared_ptr<ExecRecord>> execs;
+    std::list<std::weak_ptr<UniqueFd>> end_signals; // of log followers
+    int health_failures = 0;
+};
+using RecordPtr = std::shared_ptr<Record>;
+
+struct Containers::Impl {
+    Parts parts;
+    std::mutex mutex;
+    std::unordered_map<std::string, RecordPtr> by_id;
+    std::map<std::string, std::string> by_name; // also names being created
+    std::unordered_map<std::string, std::pair<RecordPtr, std::shared_ptr<ExecRecord>>> execs;
+    bool loaded = false;
+    std::map<std::string, std::string> account_cache; // image id + file -> text
+
+    /// Callbacks of tasks outlive this object; they go through the gate.
+    struct Gate {
+        std::shared_mutex mutex;
+        Impl *impl = nullptr;
+    };
+    std::shared_ptr<Gate> gate = std::make_shared<Gate>();
+    std::unique_ptr<SandboxPool> pool;
+    std::unique_ptr<Jobs> jobs;
+
+    explicit Impl(const Parts &p);
+    ~Impl();
+
+    // containers.cpp
+    RecordPtr find(const std::string &name);
+    std::vector<RecordPtr> all();
+    std::string directory(const std::string &id) const;
+    std::string log_path(const Record &record) const;
+    void save_state(Record &record); // with record.mutex held by nobody else's write
+    std::string state_text(const Record &record) const;
+    void publish(const Record &record, const std::string &action,
+                 std::map<std::string, std::string> extra = {});
+    ContainerInfo snapshot(Record &record);
+    void load();
+
+    // create.cpp
+    Created create(const std::string &name, const ContainerConfig &config, const std::string &platform);
+    std::string reserve_name(const std::string &name, const std::string &id);
+    void release_name(const std::string &name);
+    std::vector<MountPoint> resolve_mounts(const ContainerConfig &config, const std::string &layer,
+                                           std::vector<std::string> &new_volumes);
+
+    // start.cpp
+    void start_locked(const RecordPtr &record);
+    UserIds resolve_container_user(Record &record, const ContainerConfig &config,
+                                   const std::vector<Mount> &root);
+    void write_files(Record &record, const ContainerConfig &config, const std::vector<Endpoint> &endpoints,
+                     SpecInput &input);
+    std::string runtime_path(const std::string &name) const; // "" : native
+
+    // lifecycle.cpp
+    void watch_exit(const RecordPtr &record, uint64_t run, const std::shared_ptr<Task> &task);
+    void handle_exit(const RecordPtr &record, uint64_t run, const ExitStatus &status);
+    void fail_start(const RecordPtr &record, const std::string &error, int exit_code);
+    bool end_locked(const RecordPtr &record, int signal, int timeout_s);
+    void remove_locked(const RecordPtr &record, bool volumes);
+    void fire(const RecordPtr &record, std::initializer_list<WaitCondition> conditions,
+              const WaitResult &result);
+    void schedule_restart(const RecordPtr &record, uint64_t run, int64_t delay_ms);
+
+    // exec.cpp
+    std::shared_ptr<Task> run_exec(const RecordPtr &record, ExecRecord &exec,
+                                   const std::function<void(Task &)> &before_start);
+    void schedule_health(const RecordPtr &record, uint64_t run);
+    void probe_health(const RecordPtr &record, uint64_t run);
+};
+
+/// "ctrl-p,ctrl-q" -> bytes; throws kInvalidArgument.
+std::string parse_detach_keys(const std::string &text);
+/// adjective_surname.
+std::string random_name();
+/// Copies the content of one directory into an empty other, all attributes kept.
+void copy_tree(int source_fd, int target_fd);
+/// Exit code Docker gives a start or exec that failed with this text.
+int exit_code_of_error(const std::string &text);
+/// 8-byte frame header.
+std::string frame_header(int stream, size_t size);
+
+} // namespace gantry
