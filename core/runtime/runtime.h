@@ -19,38 +19,38 @@
 namespace gantry {
 
 struct ExitStatus {
-    int code = 0;          // 0..255, 128+signal when killed
+    int code = 0; // 0..255, 128+signal when killed
     int signal = 0;
     bool oom_killed = false;
     int64_t finished_ns = 0; // wall clock
-    std::string error;     // set when the process could not be started; the text Docker clients look at
+    std::string error;       // set when the process could not be started; the text Docker clients look at
 };
 
 /// Everything of a start that the OCI document does not say.
 struct StartExtras {
-    std::vector<Mount> rootfs;     // from the storage driver
-    std::string log_path;          // json-file log; "" for none
+    std::vector<Mount> rootfs; // from the storage driver
+    std::string log_path;      // json-file log; "" for none
     uint64_t log_max_size = 0;
     uint32_t log_max_files = 0;
-    std::string exit_path;         // where the shim records the exit status durably
+    std::string exit_path; // where the shim records the exit status durably
     bool open_stdin = false, stdin_once = false;
-    bool init = false;             // reap zombies and forward signals as pid 1 (--init)
-    std::string external_runtime;  // path of runc or another OCI runtime; "" : native
-    std::string bundle;            // directory for config.json when external
+    bool init = false;            // reap zombies and forward signals as pid 1 (--init)
+    std::string external_runtime; // path of runc or another OCI runtime; "" : native
+    std::string bundle;           // directory for config.json when external
     /// Seconds-free hook point: files already prepared in the container's state directory are plain bind
     /// mounts of the document (/etc/hosts, resolv.conf, hostname).
 };
 
 struct AttachOptions {
     bool stdin_ = false, stdout_ = false, stderr_ = false;
-    bool multiplexed = true;       // 8-byte frames; false for a terminal
-    std::string detach_keys;       // bytes; "" : the shim does not look for any
+    bool multiplexed = true; // 8-byte frames; false for a terminal
+    std::string detach_keys; // bytes; "" : the shim does not look for any
 };
 
 /// One supervised process: a container's init or an exec. Thread-safe.
 class Task {
   public:
-    virtual ~Task() = default;     // does not end the process
+    virtual ~Task() = default; // does not end the process
     virtual const std::string &id() const = 0;
     virtual pid_t shim_pid() const = 0;
     virtual pid_t pid() const = 0; // host pid of the supervised process; 0 before start and after exit
@@ -75,9 +75,9 @@ class Task {
 /// A prepared sandbox, not yet started.
 class Sandbox {
   public:
-    virtual ~Sandbox() = default;  // ends the shim unless started
+    virtual ~Sandbox() = default; // ends the shim unless started
     virtual const std::string &id() const = 0;
-    virtual int netns_fd() const = 0; // -1 unless it has a namespace of its own
+    virtual int netns_fd() const = 0;   // -1 unless it has a namespace of its own
     virtual pid_t init_pid() const = 0; // waiting child; for /proc/PID/ns paths
 };
 
@@ -88,7 +88,7 @@ struct RuntimeSettings {
 class Runtime {
   public:
     static std::unique_ptr<Runtime> make(const RuntimeSettings &settings);
-    virtual ~Runtime() = default;  // leaves everything running
+    virtual ~Runtime() = default; // leaves everything running
 
     /// Namespaces as in the document ("path" set: joined). An empty list is Docker's default set.
     virtual std::unique_ptr<Sandbox> prepare(const std::string &sandbox_id,
@@ -100,8 +100,8 @@ class Runtime {
                                         const StartExtras &extras,
                                         const std::function<void(Task &)> &before_start) = 0;
     /// A process inside a running container. `spec` is the container's document with process replaced.
-    virtual std::shared_ptr<Task> exec(Task &container, const std::string &exec_id,
-                                       const RuntimeSpec &spec, const StartExtras &extras,
+    virtual std::shared_ptr<Task> exec(Task &container, const std::string &exec_id, const RuntimeSpec &spec,
+                                       const StartExtras &extras,
                                        const std::function<void(Task &)> &before_start) = 0;
     /// After a restart: reconnects to the shim, or reads the recorded exit. nullptr when nothing is
     /// known of the sandbox.
