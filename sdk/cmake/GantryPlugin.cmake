@@ -1,6 +1,5 @@
 # gantry_add_plugin(<target> SOURCES ... [LIBS ...]): a shared object that exports gantry_plugin_entry
 # and nothing else; undefined symbols fail the link.
-set(GANTRY_SDK_CMAKE_DIR ${CMAKE_CURRENT_LIST_DIR})
 function(gantry_add_plugin target)
   cmake_parse_arguments(arg "" "" "SOURCES;LIBS" ${ARGN})
   add_library(${target} MODULE ${arg_SOURCES})
@@ -11,7 +10,7 @@ function(gantry_add_plugin target)
   endif()
   target_link_libraries(${target} PRIVATE ${arg_LIBS})
   target_link_options(${target} PRIVATE -Wl,-z,defs
-    -Wl,--version-script=${GANTRY_SDK_CMAKE_DIR}/plugin.map)
+    -Wl,--version-script=${CMAKE_CURRENT_FUNCTION_LIST_DIR}/plugin.map)
   if(COMMAND gantry_install_plugin)
     gantry_install_plugin(${target})
   endif()
