@@ -143,7 +143,8 @@ size_t Connection::receive(void *data, size_t size) {
     return n > 0 ? size_t(n) : 0;
 }
 
-bool Connection::read_until(std::string_view delimiter, size_t limit, int timeout_ms, std::string &out) {
+bool Connection::read_until(std::string_view delimiter, size_t limit, int timeout_ms, std::string &out,
+                            int too_long) {
     out.clear();
     const int64_t deadline = monotonic_ms() + timeout_ms;
     char buffer[kPeek];
@@ -170,7 +171,9 @@ bool Connection::read_until(std::string_view delimiter, size_t limit, int timeou
             take -= got;
         }
         if (found != out.npos) return true;
-        if (out.size() >= limit) throw HttpError{431, "request header fields too large"};
+        if (out.size() >= limit)
+            throw HttpError{too_long, too_long == 431 ? "request header fields too large"
+                                                      : "malformed request: bad chunk"};
     }
 }
 
@@ -231,10 +234,11 @@ size_t Request::read_body(void *data, size_t size) {
     }
     if (chunked_ && left_ == 0) {
         std::string line;
-        if (!first_chunk_ && (!c.read_until("\r\n", 2, c.limits_.body_timeout_ms, line) || line != "\r\n"))
+        if (!first_chunk_ &&
+            (!c.read_until("\r\n", 2, c.limits_.body_timeout_ms, line, 400) || line != "\r\n"))
             throw HttpError{400, "malformed request: bad chunk end"};
         first_chunk_ = false;
-        if (!c.read_until("\r\n", 1024, c.limits_.body_timeout_ms, line))
+        if (!c.read_until("\r\n", 1024, c.limits_.body_timeout_ms, line, 400))
             throw HttpError{400, "malformed request: the body ends early"};
         size_t digits = 0;
         for (; digits < line.size() && hex_digit(line[digits]) >= 0; ++digits) {

@@ -125,7 +125,8 @@ class Connection {
     enum class Ready { kData, kTimeout, kStop };
     Ready wait_readable(int timeout_ms, bool heed_stop);
     /// Reads up to and including `delimiter`, byte-exact. False at end of file with nothing read.
-    bool read_until(std::string_view delimiter, size_t limit, int timeout_ms, std::string &out);
+    bool read_until(std::string_view delimiter, size_t limit, int timeout_ms, std::string &out,
+                    int too_long = 431);
     size_t receive(void *data, size_t size);
 
     UniqueFd fd_;

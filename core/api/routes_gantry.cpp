@@ -178,8 +178,6 @@ void add_refusals(Router &router) {
     refuse("GET", "/images/get", "save images");
     refuse("GET", "/images/{name...}/get", "save image");
     refuse("POST", "/images/load", "load images");
-    refuse("GET", "/images/search", "search images");
-    refuse("GET", "/distribution/{name...}/json", "inspect distribution");
     refuse("GET", "/containers/{name}/stats", "read container statistics");
     refuse("GET", "/containers/{name}/export", "export container");
     refuse("GET HEAD PUT", "/containers/{name}/archive", "copy files");

@@ -5,6 +5,7 @@
 #include "core/base/log.h"
 #include "core/container/containers.h"
 #include "core/image/images.h"
+#include "core/plugin/host.h"
 
 #include <gantry/error.hpp>
 
@@ -193,6 +194,77 @@ void prune(const Engine &engine, Exchange &x) {
     reply(x, 200, {{"ImagesDeleted", std::move(names)}, {"SpaceReclaimed", reclaimed}});
 }
 
+/// A call of the registry driver that ends with the client.
+struct RegistryCall {
+    CancelSource cancel;
+    HangupWatch watch;
+    CallScope call;
+    RegistryCall(const Engine &engine, Exchange &x)
+        : watch(x.connection, cancel), call([&] {
+              CallScope::Settings settings;
+              settings.cancel = &cancel;
+              settings.timeout_ns = engine.settings->engine().call_timeout_ns;
+              return settings;
+          }()) {}
+};
+
+void search(const Engine &engine, Exchange &x) {
+    const std::string &term = x.request.arg("term");
+    if (term.empty()) throw Error(ErrorClass::kInvalidArgument, "search images: term is needed");
+    Filters filters(x.request.arg("filters"), {"is-automated", "is-official", "stars"});
+    int64_t limit = parse_integer(x.request.arg("limit"), 25, "limit");
+    if (limit == 0) limit = 25;
+    if (limit < 1 || limit > 100)
+        throw Error(ErrorClass::kInvalidArgument,
+                    fmt::format("limit {} is outside the range of [1, 100]", limit));
+    // "host:5000/term" asks that registry.
+    const size_t slash = term.find('/');
+    const std::string first = term.substr(0, slash);
+    const bool named =
+        slash != term.npos && (first == "localhost" || first.find_first_of(".:") != first.npos);
+    const std::string registry = named ? first : engine.images->config().default_registry;
+    RegistryCall call(engine, x);
+    json::array out;
+    for (const SearchResult &result : engine.plugins->registry()->search(
+             call.call, registry, named ? term.substr(slash + 1) : term, uint32_t(limit),
+             decode_credential(x.request.header("x-registry-auth")))) {
+        if (filters.boolean("is-official") >= 0 && result.official != (filters.boolean("is-official") == 1))
+            continue;
+        if (filters.boolean("is-automated") >= 0 &&
+            result.automated != (filters.boolean("is-automated") == 1))
+            continue;
+        if (filters.has("stars") && result.stars < parse_integer(filters.values("stars").front(), 0, "stars"))
+            continue;
+        out.push_back({{"star_count", result.stars},
+                       {"is_official", result.official},
+                       {"name", result.name},
+                       {"is_automated", result.automated},
+                       {"description", result.description}});
+    }
+    reply(x, 200, out);
+}
+
+void distribution(const Engine &engine, Exchange &x) {
+    const ImageReference ref = reference_of(engine, x.request.params[0], "", true);
+    RegistryCall call(engine, x);
+    std::string body;
+    const Descriptor found =
+        engine.plugins->registry()->resolve(call.call, {ref.registry, ref.repository, ref.tag, ref.digest},
+                                            decode_credential(x.request.header("x-registry-auth")), &body);
+    json::array platforms;
+    boost::system::error_code error;
+    json::value manifest = json::parse(body, error);
+    if (!error && manifest.is_object())
+        if (const json::value *list = manifest.get_object().if_contains("manifests");
+            list && list->is_array())
+            for (const json::value &entry : list->get_array())
+                if (entry.is_object())
+                    if (const json::value *platform = entry.get_object().if_contains("platform"))
+                        platforms.push_back(*platform);
+    json::object descriptor{{"mediaType", found.media_type}, {"digest", found.digest}, {"size", found.size}};
+    reply(x, 200, {{"Descriptor", std::move(descriptor)}, {"Platforms", std::move(platforms)}});
+}
+
 } // namespace
 
 void add_image_routes(Router &router, const Engine &e) {
@@ -209,6 +281,8 @@ void add_image_routes(Router &router, const Engine &e) {
     router.add("GET", "/images/{name...}/json", [&e](Exchange &x) {
         reply(x, 200, render_image(e, e.images->get(x.request.params[0]), x.request.api_minor));
     });
+    router.add("GET", "/images/search", [&e](Exchange &x) { search(e, x); });
+    router.add("GET", "/distribution/{name...}/json", [&e](Exchange &x) { distribution(e, x); });
     router.add("GET", "/images/{name...}/history", [&e](Exchange &x) { history(e, x); });
     router.add("POST", "/images/{name...}/tag", [&e](Exchange &x) {
         e.images->tag(x.request.params[0],

@@ -12,6 +12,7 @@
 #include "core/image/images.h"
 #include "core/layer/layers.h"
 #include "core/network/networks.h"
+#include "core/plugin/engine_id.h"
 #include "core/plugin/host.h"
 #include "core/runtime/runtime.h"
 #include "core/store/db.h"
@@ -34,8 +35,6 @@
 #include <unistd.h>
 
 namespace gantry {
-std::string engine_id(Db &db); // core/plugin
-
 namespace {
 
 namespace options = boost::program_options;
@@ -57,10 +56,11 @@ extern "C" void on_stop(int) {
     errno = saved;
 }
 volatile sig_atomic_t debug_log = 0;
+LogLevel configured_level = LogLevel::kInfo;
 extern "C" void on_hangup(int) {
     // SIGHUP toggles debug logging: the one thing that is wanted from an engine that must not restart.
     debug_log = !debug_log;
-    set_log_level(debug_log ? LogLevel::kDebug : LogLevel::kInfo);
+    set_log_level(debug_log ? LogLevel::kDebug : configured_level);
 }
 extern "C" void on_pipe(int) {}
 
@@ -268,7 +268,8 @@ int gantryd(int argc, char **argv) {
     try {
         const Arguments arguments = parse_arguments(argc, argv);
         const auto settings = EngineSettings::load(arguments.sources);
-        set_log_level(log_level_of(settings->engine().log_level));
+        configured_level = log_level_of(settings->engine().log_level);
+        set_log_level(configured_level);
         if (arguments.check) return check(*settings);
         if (geteuid() != 0)
             throw Error(ErrorClass::kPermissionDenied, "start engine: it needs root",
