@@ -27,8 +27,8 @@ struct Endpoint {
 };
 
 struct AttachRequest {
-    std::string network;  // name or id prefix; "" or "default": the default bridge
-    std::string owner;    // container or sandbox id
+    std::string network; // name or id prefix; "" or "default": the default bridge
+    std::string owner;   // container or sandbox id
     int netns_fd = -1;
     std::string ipv4, ipv6, mac, hostname;
     std::vector<std::string> aliases;
