@@ -1,0 +1,370 @@
+// Commands on the engine itself: version, info, events, plugins, configuration, mirrors.
+//
+// `config` must work without a daemon and needs the plugins' schemas; linking all that would make every
+// other command slower to start, so gantryd does it in a hidden mode and its output is passed through.
+#include "core/cli/command.h"
+#include "core/cli/daemon_start.h"
+#include "core/cli/format.h"
+#include "core/cli/template.h"
+
+#include <gantry/error.hpp>
+
+#include <boost/json.hpp>
+
+#include <climits>
+#include <csignal>
+#include <cstdlib>
+#include <ctime>
+#include <unistd.h>
+
+namespace gantry::cli {
+
+namespace json = boost::json;
+
+namespace {
+
+using enum FlagType;
+
+int print_format(const json::value &value, std::string format) {
+    if (format == "json") format = "{{json .}}";
+    print_line(Template(format).execute(value));
+    return 0;
+}
+
+int version_command(Invocation &invocation) {
+    json::object client {
+        {"Version", GANTRY_VERSION}, {"ApiVersion", "1.47"}, {"DefaultAPIVersion", "1.47"}, {"Os", "linux"},
+#if defined(__x86_64__)
+            {"Arch", "amd64"}
+#elif defined(__aarch64__)
+            {"Arch", "arm64"}
+#else
+        {
+            "Arch", "unknown"
+        }
+#endif
+    };
+    json::value server;
+    std::string failure;
+    try {
+        server = invocation.client.get("/version");
+    } catch (const ApiError &error) {
+        failure = "Error response from daemon: " + std::string(error.what());
+    } catch (const Error &error) {
+        failure = error.message();
+    }
+    if (std::string format = invocation.flags.get("format"); !format.empty()) {
+        print_format(json::object{{"Client", client}, {"Server", server}}, format);
+    } else {
+        std::string text = "Client: gantry\n Version:           " GANTRY_VERSION
+                           "\n API version:       1.47\n OS/Arch:           linux/" +
+                           text_at(client, "Arch") + "\n";
+        if (failure.empty()) {
+            text += "\nServer: " + text_at(at(server, "Platform"), "Name") + "\n Engine:\n";
+            text += "  Version:          " + text_at(server, "Version") + "\n";
+            text += "  API version:      " + text_at(server, "ApiVersion") + " (minimum version " +
+                    text_at(server, "MinAPIVersion") + ")\n";
+            if (std::string commit = text_at(server, "GitCommit"); !commit.empty())
+                text += "  Git commit:       " + commit + "\n";
+            if (std::string built = text_at(server, "BuildTime"); !built.empty())
+                text += "  Built:            " + built + "\n";
+            text += "  OS/Arch:          " + text_at(server, "Os") + "/" + text_at(server, "Arch") + "\n";
+            text += "  Kernel version:   " + text_at(server, "KernelVersion") + "\n";
+            for (const json::value &component : array_of(at(server, "Components")))
+                if (text_at(component, "Name") != "Engine")
+                    text += " " + text_at(component, "Name") +
+                            ":\n  Version:          " + text_at(component, "Version") + "\n";
+        }
+        write_all(1, text, "standard output");
+    }
+    if (!failure.empty()) throw ExitWith(1, failure);
+    return 0;
+}
+
+int info_command(Invocation &invocation) {
+    json::value info = invocation.client.get("/info");
+    if (std::string format = invocation.flags.get("format"); !format.empty())
+        return print_format(info, format);
+    std::string text = "Client:\n Version:    " GANTRY_VERSION "\n\nServer:\n";
+    auto line = [&](const char *label, const std::string &value) {
+        if (!value.empty()) text += std::string(label) + ": " + value + "\n";
+    };
+    auto number = [&](const char *key) { return std::to_string(number_at(info, key)); };
+    line(" Containers", number("Containers"));
+    line("  Running", number("ContainersRunning"));
+    line("  Paused", number("ContainersPaused"));
+    line("  Stopped", number("ContainersStopped"));
+    line(" Images", number("Images"));
+    line(" Server Version", text_at(info, "ServerVersion"));
+    line(" Storage Driver", text_at(info, "Driver"));
+    for (const json::value &pair : array_of(at(info, "DriverStatus")))
+        if (array_of(pair).size() == 2)
+            text += "  " + format_value(array_of(pair)[0]) + ": " + format_value(array_of(pair)[1]) + "\n";
+    line(" Logging Driver", text_at(info, "LoggingDriver"));
+    line(" Cgroup Driver", text_at(info, "CgroupDriver"));
+    line(" Cgroup Version", text_at(info, "CgroupVersion"));
+    text += " Plugins:\n";
+    for (auto [key, label] :
+         {std::pair{"Volume", "  Volume:"}, {"Network", "  Network:"}, {"Log", "  Log:"}}) {
+        std::string names;
+        for (const json::value &name : array_of(at(at(info, "Plugins"), key)))
+            names += " " + format_value(name);
+        if (!names.empty()) text += label + names + "\n";
+    }
+    std::string runtimes;
+    if (const json::value &map = at(info, "Runtimes"); map.is_object())
+        for (const auto &pair : map.get_object())
+            runtimes += (runtimes.empty() ? "" : " ") + std::string(pair.key());
+    line(" Runtimes", runtimes);
+    line(" Default Runtime", text_at(info, "DefaultRuntime"));
+    line(" Init Binary", text_at(info, "InitBinary"));
+    if (!array_of(at(info, "SecurityOptions")).empty()) {
+        text += " Security Options:\n";
+        for (const json::value &option : array_of(at(info, "SecurityOptions"))) {
+            std::string shown = format_value(option);
+            text += "  " + (shown.starts_with("name=") ? shown.substr(5) : shown) + "\n";
+        }
+    }
+    line(" Kernel Version", text_at(info, "KernelVersion"));
+    line(" Operating System", text_at(info, "OperatingSystem"));
+    line(" OSType", text_at(info, "OSType"));
+    line(" Architecture", text_at(info, "Architecture"));
+    line(" CPUs", number("NCPU"));
+    char memory[32];
+    snprintf(memory, sizeof memory, "%.4gGiB", static_cast<double>(number_at(info, "MemTotal")) / (1 << 30));
+    line(" Total Memory", memory);
+    line(" Name", text_at(info, "Name"));
+    line(" ID", text_at(info, "ID"));
+    line(" Gantry Root Dir", text_at(info, "DockerRootDir"));
+    line(" Registry", text_at(info, "IndexServerAddress"));
+    line(" Live Restore Enabled", bool_at(info, "LiveRestoreEnabled") ? "true" : "false");
+    write_all(1, text, "standard output");
+    for (const json::value &warning : array_of(at(info, "Warnings")))
+        print_error(format_value(warning));
+    return 0;
+}
+
+std::string event_line(const json::value &event) {
+    const json::value &actor = at(event, "Actor");
+    int64_t nanos = number_at(event, "timeNano");
+    if (nanos == 0) nanos = number_at(event, "time") * 1000000000;
+    time_t seconds = nanos / 1000000000;
+    tm parts{};
+    localtime_r(&seconds, &parts);
+    char stamp[64], zone[8];
+    strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%S", &parts);
+    strftime(zone, sizeof zone, "%z", &parts);
+    char text[128];
+    snprintf(text, sizeof text, "%s.%09lld%.3s:%s", stamp, static_cast<long long>(nanos % 1000000000), zone,
+             zone + 3);
+    std::string line = std::string(text) + " " + text_at(event, "Type") + " " + text_at(event, "Action") +
+                       " " + text_at(actor, "ID");
+    std::string attributes;
+    if (const json::value &map = at(actor, "Attributes"); map.is_object()) {
+        std::vector<std::string> pairs;
+        for (const auto &pair : map.get_object())
+            pairs.push_back(std::string(pair.key()) + "=" + format_value(pair.value()));
+        std::sort(pairs.begin(), pairs.end());
+        for (const std::string &pair : pairs)
+            attributes += (attributes.empty() ? "" : ", ") + pair;
+    }
+    return printable(attributes.empty() ? line : line + " (" + attributes + ")");
+}
+
+int events_command(Invocation &invocation) {
+    const ParsedFlags &flags = invocation.flags;
+    std::string path = "/events?" + filter_query(flags);
+    for (const char *flag : {"since", "until"})
+        if (flags.has(flag))
+            path += std::string("&") + flag + "=" + url_encode(to_timestamp(flags.get(flag), time(nullptr)));
+    std::string format = flags.get("format");
+    if (format == "json") format = "{{json .}}";
+    Template compiled(format);
+    HttpConnection stream = invocation.client.open_stream({.target = path});
+    std::string line;
+    while (stream.read_line(line)) {
+        boost::system::error_code error;
+        json::value event = json::parse(line, error);
+        if (!error) print_line(format.empty() ? event_line(event) : compiled.execute(event));
+    }
+    return 0;
+}
+
+int plugin_ls(Invocation &invocation) {
+    json::value list = invocation.client.get("/gantry/v1/plugins");
+    std::vector<json::object> rows;
+    for (const json::value &plugin : array_of(list)) {
+        std::string file = text_at(plugin, "file"), state = text_at(plugin, "state"),
+                    reason = text_at(plugin, "reason");
+        if (bool_at(plugin, "in_use")) state += " (in use)";
+        if (!reason.empty()) state += ": " + reason;
+        const json::value &abi = at(plugin, "abi");
+        rows.push_back(
+            {{"Name", text_at(plugin, "name")},
+             {"Kind", text_at(plugin, "kind")},
+             {"Version", text_at(plugin, "version")},
+             {"ABI", abi.is_null() ? "" : format_value(abi)},
+             {"State", state},
+             {"File", invocation.flags.is_set("no-trunc") ? file : file.substr(file.rfind('/') + 1)},
+             {"Description", text_at(plugin, "description")}});
+    }
+    static const json::object kHeaders{
+        {"Name", "NAME"},   {"Kind", "KIND"}, {"Version", "VERSION"},        {"ABI", "ABI"},
+        {"State", "STATE"}, {"File", "FILE"}, {"Description", "DESCRIPTION"}};
+    print_list(rows, {"{{.Kind}}\t{{.Name}}\t{{.Version}}\t{{.ABI}}\t{{.File}}\t{{.State}}", kHeaders},
+               invocation.flags.get("format"));
+    return 0;
+}
+
+void show_options(const json::value &options, const std::string &prefix, std::string &text) {
+    for (const json::value &option : array_of(options)) {
+        std::string fallback = text_at(option, "default");
+        text += "  " + prefix + text_at(option, "name") + " (" + text_at(option, "type") +
+                (fallback.empty() ? "" : ", default " + fallback) + ")\n";
+        if (std::string doc = text_at(option, "doc"); !doc.empty()) text += "      " + doc + "\n";
+        show_options(at(option, "options"), prefix + text_at(option, "name") + ".", text);
+    }
+}
+
+int plugin_inspect(Invocation &invocation) {
+    const std::string &wanted = invocation.args[0];
+    json::value found;
+    if (wanted.find('/') != std::string::npos || ::access(wanted.c_str(), F_OK) == 0) {
+        char resolved[PATH_MAX]; // the daemon has another working directory
+        if (!realpath(wanted.c_str(), resolved)) throw Error::from_errno(errno, "inspect plugin " + wanted);
+        found = invocation.client.get("/gantry/v1/plugins/inspect?file=" + url_encode(resolved));
+    } else {
+        json::value list = invocation.client.get("/gantry/v1/plugins");
+        for (const json::value &plugin : array_of(list)) {
+            std::string file = text_at(plugin, "file");
+            if (text_at(plugin, "name") == wanted || file.substr(file.rfind('/') + 1) == wanted)
+                found = plugin;
+        }
+        if (found.is_null())
+            throw ExitWith(1, "Error: No such plugin: " + wanted + " (see: gantry plugin ls)");
+    }
+    if (found.is_array() && !found.get_array().empty()) found = json::value(found.get_array()[0]);
+    if (std::string format = invocation.flags.get("format"); !format.empty())
+        return print_format(found, format);
+    std::string text, abilities;
+    for (const json::value &ability : array_of(at(found, "abilities")))
+        abilities += (abilities.empty() ? "" : ", ") + format_value(ability);
+    for (auto [label, key] : {std::pair{"Name:        ", "name"},
+                              {"Kind:        ", "kind"},
+                              {"Version:     ", "version"},
+                              {"ABI:         ", "abi"},
+                              {"File:        ", "file"},
+                              {"State:       ", "state"},
+                              {"Reason:      ", "reason"},
+                              {"Description: ", "description"},
+                              {"Homepage:    ", "homepage"}}) {
+        const json::value &value = at(found, key);
+        if (!value.is_null() && format_value(value) != "")
+            text += label + printable(format_value(value)) + "\n";
+    }
+    text += std::string("In use:      ") + (bool_at(found, "in_use") ? "yes" : "no") + "\n";
+    if (!abilities.empty()) text += "Abilities:   " + printable(abilities) + "\n";
+    if (!array_of(at(found, "options")).empty()) {
+        text += "Options of [" + text_at(found, "kind") + "." + text_at(found, "name") + "]:\n";
+        show_options(at(found, "options"), "", text);
+    }
+    write_all(1, text, "standard output");
+    return 0;
+}
+
+int exec_daemon(const char *verb, Invocation &invocation) {
+    std::string binary = find_daemon_binary();
+    if (binary.empty())
+        throw Error(ErrorClass::kNotFound, "find gantryd: it is neither beside this program nor in /usr/bin");
+    std::vector<std::string> words{"gantryd", "--config-command", verb};
+    if (invocation.flags.has("config"))
+        words.insert(words.end(), {"--config", invocation.flags.get("config")});
+    if (invocation.flags.is_set("origin")) words.push_back("--origin");
+    words.insert(words.end(), invocation.args.begin(), invocation.args.end());
+    std::vector<char *> argv;
+    for (std::string &word : words)
+        argv.push_back(word.data());
+    argv.push_back(nullptr);
+    ::execv(binary.c_str(), argv.data());
+    throw Error::from_errno(errno, "run " + binary);
+}
+int config_check(Invocation &invocation) { return exec_daemon("check", invocation); }
+int config_show(Invocation &invocation) { return exec_daemon("show", invocation); }
+int config_docs_command(Invocation &invocation) { return exec_daemon("docs", invocation); }
+int config_import(Invocation &invocation) { return exec_daemon("import-docker", invocation); }
+
+int mirror_explain(Invocation &invocation) {
+    json::value answer =
+        invocation.client.get("/gantry/v1/mirror/explain?ref=" + url_encode(invocation.args[0]));
+    if (std::string format = invocation.flags.get("format"); !format.empty())
+        return print_format(answer, format);
+    const json::value &list = answer.is_array() ? answer : at(answer, "endpoints");
+    if (list.is_null()) { // plain text is already meant for people
+        print_line(format_value(answer));
+        return 0;
+    }
+    int number = 0;
+    for (const json::value &endpoint : array_of(list)) {
+        if (!endpoint.is_object()) {
+            print_line(std::to_string(++number) + ". " + printable(format_value(endpoint)));
+            continue;
+        }
+        std::string line = std::to_string(++number) + ". " + text_at(endpoint, "url"), details;
+        for (const auto &pair : endpoint.get_object())
+            if (pair.key() != "url")
+                details += (details.empty() ? "" : ", ") + std::string(pair.key()) + ": " +
+                           format_value(pair.value());
+        print_line(printable(details.empty() ? line : line + "  (" + details + ")"));
+    }
+    return 0;
+}
+
+constexpr Flag kFormatFlags[] = {{"format", 'f', kString, "Format output using a Go template or 'json'"}};
+constexpr Flag kEventsFlags[] = {
+    {"filter", 'f', kList, "Filter output based on conditions provided", "filter"},
+    {"format", 0, kString, "Format output using a Go template or 'json'"},
+    {"since", 0, kString, "Show all events created since timestamp"},
+    {"until", 0, kString, "Stream events until this timestamp"}};
+constexpr Flag kPluginLsFlags[] = {
+    {"format", 0, kString, "Format output using a Go template, 'table TEMPLATE' or 'json'"},
+    {"no-trunc", 0, kBool, "Show whole paths"}};
+constexpr Flag kConfigFlags[] = {
+    {"config", 0, kString, "Configuration file (default /etc/gantry/gantry.toml)"}};
+constexpr Flag kConfigShowFlags[] = {
+    {"config", 0, kString, "Configuration file (default /etc/gantry/gantry.toml)"},
+    {"origin", 0, kBool, "Show the file and line that set each value"}};
+
+} // namespace
+
+std::span<const Command> engine_commands() {
+    static const Command kCommands[] = {
+        {"version", "", "[OPTIONS]", "Show the version information of client and engine", kFormatFlags, 0, 0,
+         version_command},
+        {"info", "system info", "[OPTIONS]", "Display system-wide information", kFormatFlags, 0, 0,
+         info_command},
+        {"events", "system events", "[OPTIONS]", "Get real time events from the server", kEventsFlags, 0, 0,
+         events_command},
+        {"plugin ls", "plugin list", "[OPTIONS]",
+         "List the plugins found, with the reason when one is not usable", kPluginLsFlags, 0, 0, plugin_ls},
+        {"plugin inspect", "", "[OPTIONS] FILE|NAME", "Show a plugin's abilities and options", kFormatFlags,
+         1, 1, plugin_inspect},
+        {"config check", "", "[OPTIONS] [FILE]", "Check the configuration", kConfigFlags, 0, 1, config_check},
+        {"config show", "", "[OPTIONS] [FILE]", "Show the effective configuration", kConfigShowFlags, 0, 1,
+         config_show},
+        {"config docs", "", "[OPTIONS]", "Print a commented configuration with all options", kConfigFlags, 0,
+         0, config_docs_command},
+        {"config import-docker",
+         "",
+         "FILE",
+         "Turn Docker's daemon.json into gantry.toml",
+         {},
+         1,
+         1,
+         config_import},
+        {"mirror explain", "", "[OPTIONS] REFERENCE",
+         "Show which registry endpoints a pull would try, in order", kFormatFlags, 1, 1, mirror_explain},
+    };
+    return kCommands;
+}
+
+} // namespace gantry::cli
