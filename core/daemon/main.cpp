@@ -52,7 +52,9 @@ api::Server *running_server = nullptr;
 
 extern "C" void on_stop(int) {
     const int saved = errno;
-    if (running_server) running_server->stop();
+    // While starting or cleaning there is nothing to drain, and every state on disk can be recovered.
+    if (!running_server) _exit(128 + SIGTERM);
+    running_server->stop();
     errno = saved;
 }
 volatile sig_atomic_t debug_log = 0;
