@@ -7,4 +7,4 @@ GANTRY_REGISTRY_PLUGIN("oci", GANTRY_VERSION, "OCI and Docker registries over HT
                        gantry::oci::kSchema,
                        [](const gantry::Environment &, const gantry::Config &config, const gantry::Call &) {
                            return std::make_unique<gantry::oci::OciDriver>(gantry::oci::read_options(config));
-                       })
+                       });

@@ -1,0 +1,458 @@
+// The oci registry driver against servers that fail in every way promised to be survived.
+#include "fault_server.h"
+#include "oci_driver.h"
+
+#include <chrono>
+#include <gtest/gtest.h>
+#include <sys/eventfd.h>
+
+namespace {
+
+using namespace gantry;
+using oci::OciDriver;
+using oci::Options;
+
+const char *const kType = "application/vnd.oci.image.manifest.v1+json";
+const std::string kManifest = R"({"schemaVersion":2})";
+const std::string kManifestDigest = "sha256:bafebd36189ad3688b7b3915ea55d461e0bfcfbdde11e54b0a123999fb6be50f";
+
+/// A gantry_call as the core makes them, with a cancellation that the test controls.
+struct TestCall {
+    int event = ::eventfd(0, EFD_CLOEXEC);
+    gantry_error_sink sink{};
+    gantry_call raw{};
+    TestCall() {
+        raw.struct_size = sizeof raw;
+        raw.cancel_fd = event;
+        raw.error = &sink;
+        raw.subject = "";
+    }
+    ~TestCall() { ::close(event); }
+    void cancel() const { ASSERT_EQ(::eventfd_write(event, 1), 0); }
+    operator Call() const { return Call(&raw); }
+};
+
+std::string blob_bytes(size_t size) {
+    std::string out(size, 0);
+    for (size_t i = 0; i < size; ++i)
+        out[i] = static_cast<char>(i * 7 + i / 251);
+    return out;
+}
+
+const std::string kBlob = blob_bytes(300000);
+const std::string kDigest = "sha256:" + std::string(64, 'a');
+
+FaultReply blob_reply(const FaultRequest &request, bool with_range = true) {
+    FaultReply out;
+    const std::string range = request.header("range");
+    if (with_range && range.starts_with("bytes=")) {
+        const size_t from = std::stoul(range.substr(6));
+        const size_t dash = range.find('-');
+        const size_t to = dash + 1 < range.size() ? std::stoul(range.substr(dash + 1)) + 1 : kBlob.size();
+        out.status = 206;
+        out.body = kBlob.substr(from, to - from);
+        out.headers["Content-Range"] = "bytes " + std::to_string(from) + "-" + std::to_string(to - 1) + "/" +
+                                       std::to_string(kBlob.size());
+    } else {
+        out.body = kBlob;
+    }
+    return out;
+}
+
+FaultReply manifest_reply() { return {200, kManifest, {{"Content-Type", kType}}, std::string::npos, false}; }
+
+Fetch blob_fetch(const std::string &registry) {
+    Fetch out;
+    out.from = {registry, "a/b", "latest", ""};
+    out.descriptor = {"application/octet-stream", kDigest, kBlob.size(), ""};
+    return out;
+}
+
+struct Received {
+    std::string bytes;
+    std::vector<std::string> endpoints;
+    BlobSink sink() {
+        return [this](const std::string &endpoint, uint64_t at, const void *data, size_t size) {
+            ASSERT_EQ(at, bytes.size());
+            bytes.append(static_cast<const char *>(data), size);
+            if (endpoints.empty() || endpoints.back() != endpoint) endpoints.push_back(endpoint);
+        };
+    }
+};
+
+std::string dead_url() { // a port where nobody listens any more
+    const FaultServer gone([](const FaultRequest &) { return FaultReply{}; });
+    return gone.url();
+}
+
+Options with_mirrors(const std::string &registry, const std::vector<std::string> &urls,
+                     const std::string &origin) {
+    Options out;
+    out.connect_timeout_ns = 2'000'000'000;
+    out.stall_timeout_ns = 1'000'000'000;
+    for (const auto &url : urls) {
+        oci::MirrorOptions mirror;
+        mirror.url = url;
+        out.hosts[registry].mirrors.push_back(mirror);
+    }
+    out.hosts[registry].url = origin;
+    return out;
+}
+
+template <typename F> Error error_of(F work) {
+    try {
+        work();
+    } catch (const Error &error) {
+        return error;
+    }
+    return {ErrorClass::kInternal, "no error"};
+}
+
+TEST(OciResolve, PlainRegistryOnLoopbackFallsBackToHttpAndRemembers) {
+    FaultServer server([](const FaultRequest &) { return manifest_reply(); });
+    OciDriver driver{Options{}};
+    TestCall call;
+    std::string body;
+    const auto first = driver.resolve(call, {server.host(), "a/b", "v1", ""}, std::nullopt, &body);
+    EXPECT_EQ(first.digest, kManifestDigest);
+    EXPECT_EQ(first.media_type, kType);
+    EXPECT_EQ(body, kManifest);
+    ASSERT_EQ(server.seen().size(), 1u);
+    EXPECT_EQ(server.seen()[0].path, "/v2/a/b/manifests/v1");
+    EXPECT_NE(server.seen()[0].header("accept").find("manifest.list.v2"), std::string::npos);
+    EXPECT_EQ(driver.explain(call, {server.host(), "a/b", "v1", ""})[0].url, server.url());
+}
+
+TEST(OciResolve, DeadMirrorThenNextThenOriginAndTheDeadOneRests) {
+    FaultServer origin([](const FaultRequest &) { return manifest_reply(); });
+    FaultServer broken([](const FaultRequest &) {
+        return FaultReply{500, "", {}, std::string::npos, false};
+    });
+    OciDriver driver(with_mirrors("docker.io", {dead_url(), broken.url()}, origin.url()));
+    TestCall call;
+    const RegistryReference ref{"docker.io", "library/busybox", "latest", ""};
+    EXPECT_EQ(driver.resolve(call, ref, std::nullopt, nullptr).endpoint, origin.url());
+    EXPECT_EQ(broken.seen().size(), 1u);
+    const auto lines = driver.explain(call, ref);
+    ASSERT_EQ(lines.size(), 3u);
+    EXPECT_EQ(lines[0].role, "origin"); // both mirrors rest behind it
+    EXPECT_NE(lines[2].state.find("resting"), std::string::npos);
+    driver.resolve(call, ref, std::nullopt, nullptr);
+    EXPECT_EQ(broken.seen().size(), 1u) << "a resting endpoint was asked first";
+}
+
+TEST(OciResolve, NotFoundOnlyWhenAllSaySo) {
+    auto not_found = [](const FaultRequest &) { return FaultReply{404, "", {}, std::string::npos, false}; };
+    FaultServer mirror(not_found), origin(not_found);
+    TestCall call;
+    OciDriver both(with_mirrors("docker.io", {mirror.url()}, origin.url()));
+    auto error = error_of([&] { both.resolve(call, {"docker.io", "a/b", "x", ""}, std::nullopt, nullptr); });
+    EXPECT_EQ(error.error_class(), ErrorClass::kNotFound);
+    EXPECT_NE(error.message().find(mirror.url() + ": HTTP 404"), std::string::npos) << error.message();
+    EXPECT_NE(error.message().find(origin.url() + ": HTTP 404"), std::string::npos) << error.message();
+
+    OciDriver one_dead(with_mirrors("docker.io", {mirror.url()}, dead_url()));
+    error = error_of([&] { one_dead.resolve(call, {"docker.io", "a/b", "x", ""}, std::nullopt, nullptr); });
+    EXPECT_EQ(error.error_class(), ErrorClass::kUnavailable);
+}
+
+TEST(OciResolve, MirrorWithoutTheRightIsNotAskedForTags) {
+    FaultServer mirror([](const FaultRequest &) { return manifest_reply(); });
+    FaultServer origin([](const FaultRequest &) { return manifest_reply(); });
+    auto options = with_mirrors("docker.io", {mirror.url()}, origin.url());
+    options.hosts["docker.io"].mirrors[0].resolve_tags = false;
+    OciDriver driver(options);
+    TestCall call;
+    EXPECT_EQ(driver.resolve(call, {"docker.io", "a/b", "x", ""}, std::nullopt, nullptr).endpoint,
+              origin.url());
+    EXPECT_TRUE(mirror.seen().empty());
+    EXPECT_EQ(driver.resolve(call, {"docker.io", "a/b", "", kManifestDigest}, std::nullopt, nullptr).endpoint,
+              mirror.url());
+}
+
+TEST(OciResolve, LyingMirrorIsPassedOverForADigest) {
+    FaultServer mirror([](const FaultRequest &) {
+        return FaultReply{200, "{}", {}, std::string::npos, false};
+    });
+    FaultServer origin([](const FaultRequest &) { return manifest_reply(); });
+    OciDriver driver(with_mirrors("docker.io", {mirror.url()}, origin.url()));
+    TestCall call;
+    EXPECT_EQ(driver.resolve(call, {"docker.io", "a/b", "", kManifestDigest}, std::nullopt, nullptr).endpoint,
+              origin.url());
+    EXPECT_EQ(mirror.seen().size(), 1u);
+}
+
+TEST(OciResolve, OversizedManifestIsRefused) {
+    FaultServer server([](const FaultRequest &) {
+        return FaultReply{200, std::string((4 << 20) + 1, ' '), {}, std::string::npos, false};
+    });
+    OciDriver driver{Options{}};
+    TestCall call;
+    const auto error = error_of([&] {
+        driver.resolve(call, {server.host(), "a/b", "x", ""}, std::nullopt, nullptr);
+    });
+    EXPECT_NE(error.message().find("larger than"), std::string::npos) << error.message();
+}
+
+TEST(OciAuth, BearerTokenIsFetchedOnceAndCached) {
+    FaultServer *self = nullptr;
+    FaultServer server([&](const FaultRequest &request) -> FaultReply {
+        if (request.path.starts_with("/token"))
+            return {200, R"({"token":"T0K","expires_in":300})", {}, std::string::npos, false};
+        if (request.header("authorization") == "Bearer T0K") return manifest_reply();
+        return {401,
+                "",
+                {{"WWW-Authenticate", "Bearer realm=\"" + self->url() +
+                                          "/token?x=1\",service=\"reg\",scope=\"repository:a/b:pull\""}},
+                std::string::npos,
+                false};
+    });
+    self = &server;
+    OciDriver driver{Options{}};
+    TestCall call;
+    const Credential credential{server.host(), "user", "pass word", "", ""};
+    for (int i = 0; i < 2; ++i)
+        EXPECT_EQ(driver.resolve(call, {server.host(), "a/b", "x", ""}, credential, nullptr).digest,
+                  kManifestDigest);
+    const auto seen = server.seen();
+    ASSERT_EQ(seen.size(), 4u); // 401, token, manifest; then straight to the manifest
+    EXPECT_EQ(seen[1].path, "/token?x=1&service=reg&scope=repository%3Aa%2Fb%3Apull&account=user");
+    EXPECT_EQ(seen[1].header("authorization"), "Basic dXNlcjpwYXNzIHdvcmQ=");
+    EXPECT_EQ(seen[0].header("authorization"), "");
+}
+
+TEST(OciAuth, BasicChallengeAndRefusal) {
+    FaultServer server([&](const FaultRequest &request) -> FaultReply {
+        if (request.header("authorization") == "Basic dTpw") return manifest_reply();
+        return {401, "", {{"WWW-Authenticate", "Basic realm=\"r\""}}, std::string::npos, false};
+    });
+    OciDriver driver{Options{}};
+    TestCall call;
+    const RegistryReference ref{server.host(), "a/b", "x", ""};
+    EXPECT_EQ(driver.resolve(call, ref, Credential{server.host(), "u", "p", "", ""}, nullptr).digest,
+              kManifestDigest);
+    EXPECT_EQ(error_of([&] { driver.resolve(call, ref, std::nullopt, nullptr); }).error_class(),
+              ErrorClass::kPermissionDenied);
+    EXPECT_EQ(error_of([&] {
+                  driver.resolve(call, ref, Credential{"other.example", "u", "p", "", ""}, nullptr);
+              }).error_class(),
+              ErrorClass::kPermissionDenied);
+}
+
+TEST(OciAuth, CredentialsNeverReachMirrorsNorRedirectTargets) {
+    FaultServer elsewhere([&](const FaultRequest &request) { return blob_reply(request); });
+    FaultServer mirror([&](const FaultRequest &) -> FaultReply {
+        return {401, "", {{"WWW-Authenticate", "Basic realm=\"give me\""}}, std::string::npos, false};
+    });
+    FaultServer origin([&](const FaultRequest &request) -> FaultReply {
+        if (request.header("authorization").empty())
+            return {401, "", {{"WWW-Authenticate", "Basic realm=\"r\""}}, std::string::npos, false};
+        return {307, "", {{"Location", elsewhere.url() + "/cdn"}}, std::string::npos, false};
+    });
+    OciDriver driver(with_mirrors("docker.io", {mirror.url()}, origin.url()));
+    TestCall call;
+    Fetch fetch = blob_fetch("docker.io");
+    fetch.credential = Credential{"https://index.docker.io/v1/", "u", "p", "", ""};
+    Received got;
+    driver.fetch(call, fetch, got.sink());
+    EXPECT_TRUE(got.bytes == kBlob);
+    ASSERT_FALSE(mirror.seen().empty());
+    ASSERT_FALSE(elsewhere.seen().empty());
+    for (const auto &request : mirror.seen())
+        EXPECT_EQ(request.header("authorization"), "");
+    for (const auto &request : elsewhere.seen())
+        EXPECT_EQ(request.header("authorization"), "");
+    EXPECT_EQ(origin.seen().back().header("authorization"), "Basic dTpw");
+}
+
+TEST(OciFetch, CutConnectionGoesOnAtTheByteElsewhere) {
+    FaultServer mirror([&](const FaultRequest &request) {
+        auto reply = blob_reply(request);
+        reply.cut_after = 100000;
+        return reply;
+    });
+    FaultServer origin([&](const FaultRequest &request) { return blob_reply(request); });
+    OciDriver driver(with_mirrors("docker.io", {mirror.url()}, origin.url()));
+    TestCall call;
+    Received got;
+    driver.fetch(call, blob_fetch("docker.io"), got.sink());
+    EXPECT_TRUE(got.bytes == kBlob);
+    EXPECT_EQ(got.endpoints, (std::vector<std::string>{mirror.url(), origin.url()}));
+    EXPECT_EQ(origin.seen().at(0).header("range"), "bytes=100000-");
+}
+
+TEST(OciFetch, SameServerIsAskedAgainWhenItIsTheOnlyOne) {
+    std::atomic<int> requests{0};
+    FaultServer server([&](const FaultRequest &request) {
+        auto reply = blob_reply(request);
+        if (++requests < 3) reply.cut_after = 1000;
+        return reply;
+    });
+    OciDriver driver(with_mirrors("r.example", {}, server.url()));
+    TestCall call;
+    Received got;
+    driver.fetch(call, blob_fetch("r.example"), got.sink());
+    EXPECT_TRUE(got.bytes == kBlob);
+    EXPECT_EQ(server.seen().at(2).header("range"), "bytes=2000-");
+}
+
+TEST(OciFetch, ServerThatIgnoresRangeIsSkippedForward) {
+    FaultServer server([&](const FaultRequest &request) { return blob_reply(request, false); });
+    OciDriver driver(with_mirrors("r.example", {}, server.url()));
+    TestCall call;
+    Fetch fetch = blob_fetch("r.example");
+    fetch.offset = 123456;
+    Received got;
+    got.bytes = kBlob.substr(0, 123456);
+    driver.fetch(call, fetch, got.sink());
+    EXPECT_TRUE(got.bytes == kBlob);
+}
+
+TEST(OciFetch, LengthLimitsTheRange) {
+    FaultServer server([&](const FaultRequest &request) { return blob_reply(request); });
+    OciDriver driver(with_mirrors("r.example", {}, server.url()));
+    TestCall call;
+    Fetch fetch = blob_fetch("r.example");
+    fetch.length = 10;
+    Received got;
+    driver.fetch(call, fetch, got.sink());
+    EXPECT_EQ(got.bytes, kBlob.substr(0, 10));
+    EXPECT_EQ(server.seen().at(0).header("range"), "bytes=0-9");
+}
+
+TEST(OciFetch, ThrottledAndBrokenEndpointsAreLeft) {
+    FaultServer throttled([](const FaultRequest &) -> FaultReply {
+        return {429, "", {{"Retry-After", "30"}}, std::string::npos, false};
+    });
+    FaultServer broken([](const FaultRequest &) {
+        return FaultReply{503, "", {}, std::string::npos, false};
+    });
+    FaultServer origin([&](const FaultRequest &request) { return blob_reply(request); });
+    OciDriver driver(with_mirrors("docker.io", {throttled.url(), broken.url()}, origin.url()));
+    TestCall call;
+    Received got;
+    driver.fetch(call, blob_fetch("docker.io"), got.sink());
+    EXPECT_TRUE(got.bytes == kBlob);
+    EXPECT_EQ(throttled.seen().size(), 1u);
+    EXPECT_EQ(broken.seen().size(), 1u);
+}
+
+TEST(OciFetch, StalledTransferIsGivenUpAndContinued) {
+    FaultServer mirror([&](const FaultRequest &request) {
+        auto reply = blob_reply(request);
+        reply.cut_after = 5000;
+        reply.stall = true;
+        return reply;
+    });
+    FaultServer origin([&](const FaultRequest &request) { return blob_reply(request); });
+    OciDriver driver(with_mirrors("docker.io", {mirror.url()}, origin.url()));
+    TestCall call;
+    Received got;
+    driver.fetch(call, blob_fetch("docker.io"), got.sink());
+    EXPECT_TRUE(got.bytes == kBlob);
+}
+
+TEST(OciFetch, AvoidedEndpointIsNotAsked) {
+    FaultServer mirror([&](const FaultRequest &request) { return blob_reply(request); });
+    FaultServer origin([&](const FaultRequest &request) { return blob_reply(request); });
+    OciDriver driver(with_mirrors("docker.io", {mirror.url()}, origin.url()));
+    TestCall call;
+    Fetch fetch = blob_fetch("docker.io");
+    fetch.avoid = {mirror.url()};
+    Received got;
+    driver.fetch(call, fetch, got.sink());
+    EXPECT_TRUE(mirror.seen().empty());
+    EXPECT_TRUE(got.bytes == kBlob);
+}
+
+TEST(OciFetch, SinkErrorEndsItUnchanged) {
+    FaultServer server([&](const FaultRequest &request) { return blob_reply(request); });
+    OciDriver driver(with_mirrors("r.example", {}, server.url()));
+    TestCall call;
+    const auto error = error_of([&] {
+        driver.fetch(call, blob_fetch("r.example"), [](const std::string &, uint64_t, const void *, size_t) {
+            throw Error(ErrorClass::kNoSpace, "the disk is full");
+        });
+    });
+    EXPECT_EQ(error.message(), "the disk is full");
+    EXPECT_EQ(server.seen().size(), 1u);
+}
+
+TEST(OciFetch, CancelEndsAStalledTransferAtOnce) {
+    TestCall call;
+    FaultServer server([&](const FaultRequest &request) {
+        auto reply = blob_reply(request);
+        reply.cut_after = 100;
+        reply.stall = true;
+        return reply;
+    });
+    auto options = with_mirrors("r.example", {}, server.url());
+    options.stall_timeout_ns = 60'000'000'000;
+    OciDriver driver(options);
+    std::chrono::steady_clock::time_point cancelled;
+    const auto error = error_of([&] {
+        driver.fetch(call, blob_fetch("r.example"), [&](const std::string &, uint64_t, const void *, size_t) {
+            cancelled = std::chrono::steady_clock::now();
+            call.cancel();
+        });
+    });
+    EXPECT_EQ(error.error_class(), ErrorClass::kCancelled);
+    EXPECT_LT(std::chrono::steady_clock::now() - cancelled, std::chrono::milliseconds(500));
+}
+
+TEST(OciTags, PagesAreJoined) {
+    FaultServer server([](const FaultRequest &request) -> FaultReply {
+        if (request.path.find("last=") == std::string::npos)
+            return {200,
+                    R"({"name":"a/b","tags":["a","b"]})",
+                    {{"Link", "</v2/a/b/tags/list?last=b>; rel=\"next\""}},
+                    std::string::npos,
+                    false};
+        return {200, R"({"name":"a/b","tags":["c"]})", {}, std::string::npos, false};
+    });
+    OciDriver driver(with_mirrors("r.example", {}, server.url()));
+    TestCall call;
+    EXPECT_EQ(driver.tags(call, {"r.example", "a/b", "", ""}, std::nullopt),
+              (std::vector<std::string>{"a", "b", "c"}));
+}
+
+TEST(OciLogin, WrongPasswordIsPermissionDenied) {
+    FaultServer server([](const FaultRequest &request) -> FaultReply {
+        if (request.header("authorization") == "Basic dTpw") return {200, "{}", {}, std::string::npos, false};
+        return {401, "", {{"WWW-Authenticate", "Basic realm=\"r\""}}, std::string::npos, false};
+    });
+    OciDriver driver{Options{}};
+    TestCall call;
+    EXPECT_EQ(driver.login(call, {server.host(), "u", "p", "", ""}), "");
+    EXPECT_EQ(error_of([&] {
+                  driver.login(call, {server.host(), "u", "wrong", "", ""});
+              }).error_class(),
+              ErrorClass::kPermissionDenied);
+}
+
+TEST(OciChallenge, Table) {
+    auto parse = [](std::vector<std::string> values) {
+        oci::HttpResponse response;
+        for (auto &value : values)
+            response.headers.emplace_back("www-authenticate", value);
+        return oci::parse_challenge(response);
+    };
+    EXPECT_FALSE(parse({}));
+    EXPECT_FALSE(parse({"Negotiate"}));
+    EXPECT_EQ(parse({"Basic realm=\"x\"", "Bearer realm=\"https://t/?a=b,c\",service=s"})->realm,
+              "https://t/?a=b,c");
+    EXPECT_EQ(parse({"BEARER realm=\"a\\\"b\" , scope=\"x y\""})->scope, "x y");
+    EXPECT_EQ(parse({"Bearer realm=\"unterminated"})->realm, "unterminated");
+    EXPECT_EQ(parse({"Bearer"})->realm, "");
+}
+
+TEST(OciLoopback, Table) {
+    for (const char *yes :
+         {"localhost", "localhost:5000", "127.0.0.1:5000", "127.8.9.1", "[::1]:5000", "::1"})
+        EXPECT_TRUE(oci::is_loopback_host(yes)) << yes;
+    for (const char *no :
+         {"localhost.example", "128.0.0.1", "127.0.0.1.example", "docker.io", "[::2]:5000", ""})
+        EXPECT_FALSE(oci::is_loopback_host(no)) << no;
+}
+
+} // namespace
