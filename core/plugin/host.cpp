@@ -1,0 +1,340 @@
+// Discovery, state of each plugin, and the choice of drivers. A bad file is a line in a list; a driver
+// that the administrator named and that does not work is an error.
+#include "core/plugin/host.h"
+
+#include "core/base/files.h"
+#include "core/base/log.h"
+#include "core/plugin/engine_id.h"
+#include "core/plugin/load.h"
+#include "core/store/db.h"
+
+#include <algorithm>
+#include <climits>
+#include <filesystem>
+#include <fmt/format.h>
+#include <mutex>
+#include <openssl/evp.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+namespace gantry {
+namespace {
+
+std::string default_libexec() {
+    char path[PATH_MAX];
+    const ssize_t size = ::readlink("/proc/self/exe", path, sizeof path - 1);
+    const std::filesystem::path exe = size <= 0 ? "/usr/bin/gantry" : std::string(path, size);
+    return (exe.parent_path() / "../lib/gantry").lexically_normal().string();
+}
+
+std::string reason_of(const std::exception &e) {
+    const auto *error = dynamic_cast<const Error *>(&e);
+    return error && !error->hint().empty() ? error->message() + " (" + error->hint() + ")" : e.what();
+}
+
+} // namespace
+
+std::string sha256_hex(const unsigned char *data, size_t size) {
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    unsigned int length = 0;
+    if (EVP_Digest(data, size, digest, &length, EVP_sha256(), nullptr) != 1)
+        throw Error(ErrorClass::kInternal, "compute sha256 of a plugin: the crypto library refused");
+    std::string out;
+    for (unsigned i = 0; i < length; ++i)
+        out += fmt::format("{:02x}", digest[i]);
+    return out;
+}
+
+struct PluginHost::Impl {
+    struct Found {
+        PluginInfo info;
+        std::shared_ptr<LoadedPlugin> plugin; // null when refused
+    };
+
+    Impl(const EngineSettings &s, Db *d)
+        : settings(s), db(d), root(s.engine().root), run(s.engine().run),
+          libexec(s.engine().libexec.empty() ? default_libexec() : s.engine().libexec) {}
+
+    const EngineSettings &settings;
+    Db *db;
+    const std::string root, run, libexec;
+    mutable std::mutex mutex; // guards everything below; drivers are created under it ([main])
+    std::vector<Found> found;
+    std::shared_ptr<StorageDriver> storage;
+    std::shared_ptr<NetworkDriver> network;
+    std::shared_ptr<RegistryDriver> registry;
+    std::string storage_name, network_name, registry_name;
+
+    std::string pin_of(const std::string &path) const {
+        const std::string file = std::filesystem::path(path).filename().string();
+        for (const PluginPin &pin : settings.pins())
+            if (pin.file == file || pin.file == path) return pin.sha256;
+        return {};
+    }
+
+    Found examine(const std::string &path) const {
+        Found f;
+        f.info.file = path;
+        const ElfFacts facts = judge_plugin_file(path, pin_of(path));
+        f.info.kind = static_cast<gantry_kind>(facts.kind);
+        f.info.abi_major = facts.abi_major;
+        f.info.abi_minor = facts.abi_minor;
+        const struct gantry_plugin_entry &entry = load_entry(path);
+        judge_plugin_entry(entry, facts, path);
+        f.info.name = entry.name;
+        f.info.version = entry.version;
+        f.info.description = entry.description;
+        f.info.homepage = entry.homepage;
+        for (uint32_t i = 0; i < entry.ability_count; ++i)
+            f.info.abilities.emplace_back(entry.abilities[i].id);
+        f.info.options = entry.options;
+        f.info.option_count = entry.option_count;
+        f.plugin = std::make_shared<LoadedPlugin>(entry, path);
+        return f;
+    }
+
+    void discover() {
+        for (const std::string &dir : settings.engine().plugin_dirs) {
+            std::vector<std::string> names = list_directory(dir);
+            std::sort(names.begin(), names.end());
+            for (const std::string &name : names) {
+                if (!name.ends_with(".so") || name[0] == '.') continue;
+                const std::string path = dir + "/" + name;
+                Found f;
+                try {
+                    f = examine(path);
+                    if (const Found *other = find(f.info.kind, f.info.name))
+                        throw Error(ErrorClass::kAlreadyExists,
+                                    fmt::format("load plugin {}: {} driver {} is already offered by {}", path,
+                                                kind_name(f.info.kind), f.info.name, other->info.file));
+                } catch (const std::exception &e) {
+                    f.plugin.reset();
+                    f.info.file = path;
+                    if (f.info.name.empty()) f.info.name = name.substr(0, name.size() - 3);
+                    f.info.options = nullptr;
+                    f.info.option_count = 0;
+                    f.info.state = PluginState::kFailed;
+                    f.info.reason = reason_of(e);
+                    log_warn("{}", f.info.reason);
+                }
+                found.push_back(std::move(f));
+            }
+        }
+        // A pin that matches no file protects nothing; most often it is a misspelt name.
+        for (const PluginPin &pin : settings.pins())
+            if (std::none_of(found.begin(), found.end(), [&](const Found &f) {
+                    return f.info.file == pin.file ||
+                           std::filesystem::path(f.info.file).filename() == pin.file;
+                }))
+                log_warn("plugin {} is pinned, but there is no such file in the plugin directories",
+                         pin.file);
+    }
+
+    const Found *find(gantry_kind kind, const std::string &name) const {
+        for (const Found &f : found)
+            if (f.plugin && f.info.kind == kind && f.info.name == name) return &f;
+        return nullptr;
+    }
+    Found &need(gantry_kind kind, const std::string &name) {
+        for (Found &f : found)
+            if (f.plugin && f.info.kind == kind && f.info.name == name) return f;
+        std::string offered, refused;
+        for (const Found &f : found) {
+            if (f.plugin && f.info.kind == kind) offered += (offered.empty() ? "" : ", ") + f.info.name;
+            if (!f.plugin) refused += "; " + f.info.reason;
+        }
+        throw Error(ErrorClass::kFailedPrecondition,
+                    fmt::format("use {} driver {}: no plugin offers it (found: {}){}", kind_name(kind), name,
+                                offered.empty() ? "none" : offered, refused),
+                    fmt::format("put its plugin into {} or set {}.driver",
+                                fmt::join(settings.engine().plugin_dirs, " or "), kind_name(kind)));
+    }
+
+    /// load -> init -> create; a failure leaves nothing behind but the reason.
+    std::shared_ptr<Instance> instance(Found &f) {
+        try {
+            const int64_t timeout = settings.engine().call_timeout_ns;
+            const auto options = settings.driver_options(
+                {f.info.kind, f.info.name, f.plugin->entry.options, f.plugin->entry.option_count});
+            const std::string id = db ? engine_id(*db) : "offline0";
+            const std::string part = std::string("/") + kind_name(f.info.kind) + "/" + f.info.name;
+            const std::string own_root = root + part, own_run = run + part;
+            for (const std::string &dir : {own_root, own_run}) {
+                make_directories(dir, 0700);
+                if (::chmod(dir.c_str(), 0700) != 0) throw Error::from_errno(errno, "protect " + dir);
+            }
+            const gantry_environment env{sizeof env,      0,         own_root.c_str(), own_run.c_str(),
+                                         libexec.c_str(), id.c_str()};
+            f.plugin->init(db, timeout);
+            auto made = std::make_shared<Instance>(f.plugin, env, *options, timeout);
+            f.info.state = PluginState::kOk;
+            f.info.in_use = true;
+            f.info.reason.clear();
+            return made;
+        } catch (const std::exception &e) {
+            f.plugin->deinit();
+            const auto *error = dynamic_cast<const Error *>(&e);
+            f.info.state = error && error->error_class() == ErrorClass::kUnsupported ? PluginState::kSkipped
+                                                                                     : PluginState::kFailed;
+            f.info.reason = reason_of(e);
+            throw;
+        }
+    }
+    std::shared_ptr<Instance> named(gantry_kind kind, const std::string &name) {
+        Found &f = need(kind, name);
+        try {
+            return instance(f);
+        } catch (const Error &e) {
+            throw e.with_context(fmt::format("use {} driver {}", kind_name(kind), name));
+        }
+    }
+
+    std::string marker() const { return root + "/storage/.driver"; }
+
+    /// The driver that wrote this root, or "" when nothing of it is left.
+    std::string written_by() const {
+        bool there = false;
+        std::string name = read_file_if(marker(), there, 64);
+        while (!name.empty() && name.back() == '\n')
+            name.pop_back();
+        if (!there || name.empty()) return {};
+        if (!db) return name;
+        int64_t layers = 0;
+        db->transact([&](Db &d) {
+            Statement s = d.prepare("SELECT count(*) FROM layer WHERE driver=?");
+            s.bind(1, name);
+            if (s.step()) layers = s.integer(0);
+        });
+        return layers > 0 ? name : std::string();
+    }
+
+    std::shared_ptr<Instance> choose_storage(std::string &name) {
+        const StorageConfig &config = settings.storage();
+        const std::string owner = written_by();
+        if (config.driver != "auto") {
+            if (!owner.empty() && owner != config.driver)
+                throw Error(
+                    ErrorClass::kFailedPrecondition,
+                    fmt::format("use storage driver {}: {} was written by driver {}", config.driver, root,
+                                owner),
+                    fmt::format("set storage.driver = \"{}\", or give engine.root another directory, or "
+                                "remove all containers and images with {} first",
+                                owner, owner));
+            name = config.driver;
+            return named(GANTRY_KIND_STORAGE, name);
+        }
+        if (!owner.empty()) { // auto never leaves existing layers behind
+            name = owner;
+            try {
+                return named(GANTRY_KIND_STORAGE, name);
+            } catch (const Error &e) {
+                throw Error(
+                    ErrorClass::kFailedPrecondition,
+                    fmt::format("open {}: it was written by storage driver {}, which does not work: {}", root,
+                                owner, e.message()),
+                    "make that driver work again, or give engine.root another directory");
+            }
+        }
+        std::string reasons;
+        for (const std::string &candidate : config.prefer) {
+            if (!find(GANTRY_KIND_STORAGE, candidate)) {
+                reasons += fmt::format("; {}: no such plugin", candidate);
+                continue;
+            }
+            try {
+                auto made = instance(need(GANTRY_KIND_STORAGE, candidate));
+                name = candidate;
+                return made;
+            } catch (const Error &e) {
+                // A wrong option is the administrator's mistake and not a property of the machine.
+                if (e.error_class() == ErrorClass::kInvalidArgument) throw;
+                log_info("storage driver {} passed over: {}", candidate, e.message());
+                reasons += fmt::format("; {}: {}", candidate, e.message());
+            }
+        }
+        throw Error(ErrorClass::kFailedPrecondition,
+                    "choose storage driver: none of storage.prefer works" + reasons,
+                    "gantry plugin ls shows what was found");
+    }
+};
+
+PluginHost::PluginHost(const EngineSettings &settings, Db *db) : impl_(std::make_unique<Impl>(settings, db)) {
+    impl_->discover();
+}
+
+PluginHost::~PluginHost() = default;
+
+std::vector<PluginInfo> PluginHost::list() const {
+    std::lock_guard lock(impl_->mutex);
+    std::vector<PluginInfo> out;
+    for (const auto &f : impl_->found)
+        out.push_back(f.info);
+    return out;
+}
+
+PluginInfo PluginHost::inspect_file(const std::string &path) { return impl_->examine(path).info; }
+
+std::vector<DriverSchema> PluginHost::schemas() const {
+    std::lock_guard lock(impl_->mutex);
+    std::vector<DriverSchema> out;
+    for (const auto &f : impl_->found)
+        if (f.plugin) out.push_back({f.info.kind, f.info.name, f.info.options, f.info.option_count});
+    return out;
+}
+
+std::shared_ptr<StorageDriver> PluginHost::storage() {
+    std::lock_guard lock(impl_->mutex);
+    if (!impl_->storage) {
+        std::string name;
+        auto proxy = make_storage_proxy(impl_->choose_storage(name));
+        write_file_atomically(impl_->marker(), name + "\n", 0600, true);
+        impl_->storage = std::move(proxy);
+        impl_->storage_name = name;
+    }
+    return impl_->storage;
+}
+
+std::shared_ptr<NetworkDriver> PluginHost::network() {
+    std::lock_guard lock(impl_->mutex);
+    if (!impl_->network) {
+        const std::string &name = impl_->settings.network().driver;
+        impl_->network = make_network_proxy(impl_->named(GANTRY_KIND_NETWORK, name));
+        impl_->network_name = name;
+    }
+    return impl_->network;
+}
+
+std::shared_ptr<RegistryDriver> PluginHost::registry() {
+    std::lock_guard lock(impl_->mutex);
+    if (!impl_->registry) {
+        const std::string &name = impl_->settings.registry().driver;
+        impl_->registry = make_registry_proxy(impl_->named(GANTRY_KIND_REGISTRY, name));
+        impl_->registry_name = name;
+    }
+    return impl_->registry;
+}
+
+std::string PluginHost::storage_name() const {
+    std::lock_guard lock(impl_->mutex);
+    return impl_->storage_name;
+}
+std::string PluginHost::network_name() const {
+    std::lock_guard lock(impl_->mutex);
+    return impl_->network_name;
+}
+std::string PluginHost::registry_name() const {
+    std::lock_guard lock(impl_->mutex);
+    return impl_->registry_name;
+}
+
+std::vector<PluginHost::Metric> PluginHost::metrics() const {
+    std::lock_guard lock(impl_->mutex);
+    std::vector<Metric> out;
+    for (const auto &f : impl_->found)
+        if (f.plugin && f.plugin->services)
+            for (auto &[name, value] : f.plugin->services->metrics())
+                out.push_back({name, value});
+    return out;
+}
+
+} // namespace gantry

@@ -1,0 +1,47 @@
+// What the host lends to one plugin: log, keys and values, helper programs, counters.
+#pragma once
+
+#include <gantry/abi.h>
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace gantry {
+
+class Db;
+
+/// Lives as long as the plugin is initialised; its address is handed to the plugin.
+class PluginServices {
+  public:
+    PluginServices(std::string plugin, Db *db);
+    ~PluginServices();
+    PluginServices(const PluginServices &) = delete;
+    PluginServices &operator=(const PluginServices &) = delete;
+
+    const gantry_host *raw() const noexcept { return &host_; }
+    std::vector<std::pair<std::string, int64_t>> metrics() const;
+
+  private:
+    struct Cell {
+        std::atomic<const char *> name{nullptr};
+        std::atomic<int64_t> value{0};
+    };
+    static PluginServices &of(void *ctx) { return *static_cast<PluginServices *>(ctx); }
+    Cell *cell(const char *name) noexcept;
+
+    std::string plugin_;
+    Db *db_;
+    gantry_host host_{};
+    std::array<Cell, 128> cells_;
+};
+
+/// gantry_host::run without its table.
+gantry_status run_program(const gantry_call *call, const char *const *argv, const void *input,
+                          size_t input_size, const gantry_byte_sink *out, const gantry_byte_sink *err,
+                          int32_t *exit_code);
+
+} // namespace gantry
