@@ -6,6 +6,7 @@
 #include "core/base/ids.h"
 #include "core/base/log.h"
 #include "core/config/config.h"
+#include "core/daemon/config_command.h"
 #include "core/container/containers.h"
 #include "core/content/content.h"
 #include "core/events/events.h"
@@ -289,4 +290,9 @@ int gantryd(int argc, char **argv) {
 
 } // namespace gantry
 
-int main(int argc, char **argv) { return gantry::gantryd(argc, argv); }
+int main(int argc, char **argv) {
+    // Hidden: how `gantry config` reaches the schemas of the plugins.
+    if (argc > 1 && strcmp(argv[1], "--config-command") == 0)
+        return gantry::run_config_command({argv + 2, argv + argc});
+    return gantry::gantryd(argc, argv);
+}
