@@ -2,6 +2,7 @@
 #include "core/runtime/plan_writer.h"
 
 #include "core/base/files.h"
+#include "core/runtime/capabilities.h"
 #include "core/runtime/cgroups.h"
 
 #include <gantry/error.hpp>
@@ -109,56 +110,13 @@ uint64_t namespace_flag(const std::string &type) {
 }
 
 uint64_t capability_mask(const std::vector<std::string> &names) {
-    static const std::vector<std::string> kAll = [] {
-        // In the order of their numbers.
-        return std::vector<std::string>{"CAP_CHOWN",
-                                        "CAP_DAC_OVERRIDE",
-                                        "CAP_DAC_READ_SEARCH",
-                                        "CAP_FOWNER",
-                                        "CAP_FSETID",
-                                        "CAP_KILL",
-                                        "CAP_SETGID",
-                                        "CAP_SETUID",
-                                        "CAP_SETPCAP",
-                                        "CAP_LINUX_IMMUTABLE",
-                                        "CAP_NET_BIND_SERVICE",
-                                        "CAP_NET_BROADCAST",
-                                        "CAP_NET_ADMIN",
-                                        "CAP_NET_RAW",
-                                        "CAP_IPC_LOCK",
-                                        "CAP_IPC_OWNER",
-                                        "CAP_SYS_MODULE",
-                                        "CAP_SYS_RAWIO",
-                                        "CAP_SYS_CHROOT",
-                                        "CAP_SYS_PTRACE",
-                                        "CAP_SYS_PACCT",
-                                        "CAP_SYS_ADMIN",
-                                        "CAP_SYS_BOOT",
-                                        "CAP_SYS_NICE",
-                                        "CAP_SYS_RESOURCE",
-                                        "CAP_SYS_TIME",
-                                        "CAP_SYS_TTY_CONFIG",
-                                        "CAP_MKNOD",
-                                        "CAP_LEASE",
-                                        "CAP_AUDIT_WRITE",
-                                        "CAP_AUDIT_CONTROL",
-                                        "CAP_SETFCAP",
-                                        "CAP_MAC_OVERRIDE",
-                                        "CAP_MAC_ADMIN",
-                                        "CAP_SYSLOG",
-                                        "CAP_WAKE_ALARM",
-                                        "CAP_BLOCK_SUSPEND",
-                                        "CAP_AUDIT_READ",
-                                        "CAP_PERFMON",
-                                        "CAP_BPF",
-                                        "CAP_CHECKPOINT_RESTORE"};
-    }();
+    const auto &all = capability_names();
     uint64_t mask = 0;
     for (const auto &name : names) {
-        auto found = std::find(kAll.begin(), kAll.end(), name);
-        if (found == kAll.end())
+        auto found = std::find(all.begin(), all.end(), name);
+        if (found == all.end())
             throw Error(ErrorClass::kInvalidArgument, "set capabilities: unknown " + name);
-        mask |= uint64_t(1) << (found - kAll.begin());
+        mask |= uint64_t(1) << (found - all.begin());
     }
     return mask;
 }

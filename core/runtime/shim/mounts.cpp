@@ -274,7 +274,8 @@ void make_device(const plan::View &view) {
     if (dir < 0) child_fail(kClassInternal, errno, "make directory of device", path);
     dev_t device = makedev(unsigned(view.number(1)), unsigned(view.number(2)));
     if (mknodat(dir, name.c(), mode, device) == 0) {
-        fchownat(dir, name.c(), uid_t(view.number(3)), gid_t(view.number(4)), AT_SYMLINK_NOFOLLOW);
+        if (fchownat(dir, name.c(), uid_t(view.number(3)), gid_t(view.number(4)), AT_SYMLINK_NOFOLLOW) != 0)
+            child_fail(kClassInternal, errno, "set owner of device", path);
         int made = openat(dir, name.c(), O_PATH | O_NOFOLLOW | O_CLOEXEC);
         // chmod again: mknod is subject to the umask, and fchmod refuses O_PATH.
         if (made >= 0) chmod(fd_path(made).c(), mode & 07777), close(made);
