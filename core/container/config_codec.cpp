@@ -402,9 +402,9 @@ void read_host_config(const Reader &r, ContainerConfig &c) {
         Reader p(*object, "RestartPolicy.");
         p.text("Name", c.restart_policy);
         p.number_as("MaximumRetryCount", c.restart_max);
-        if (c.restart_policy.empty()) c.restart_policy = "no";
         const auto &policy = c.restart_policy;
-        if (policy != "no" && policy != "always" && policy != "unless-stopped" && policy != "on-failure") {
+        if (!policy.empty() && policy != "no" && policy != "always" && policy != "unless-stopped" &&
+            policy != "on-failure") {
             invalid("invalid restart policy '" + policy + "'");
         }
         if (policy != "on-failure" && c.restart_max != 0) {
@@ -413,7 +413,7 @@ void read_host_config(const Reader &r, ContainerConfig &c) {
         if (c.restart_max < 0) invalid("maximum retry count cannot be negative");
     }
     r.flag("AutoRemove", c.auto_remove);
-    if (c.auto_remove && c.restart_policy != "no") {
+    if (c.auto_remove && !c.restart_policy.empty() && c.restart_policy != "no") {
         invalid("can't create 'AutoRemove' container with restart policy");
     }
     r.flag("Privileged", c.privileged);
@@ -615,7 +615,8 @@ json::object host_config_object(const ContainerConfig &c) {
         list.as_array().push_back({{"HostIp", port.host_ip}, {"HostPort", port.host_port}});
     }
     o["PortBindings"] = std::move(ports);
-    o["RestartPolicy"] = {{"Name", c.restart_policy}, {"MaximumRetryCount", c.restart_max}};
+    o["RestartPolicy"] = {{"Name", c.restart_policy.empty() ? "no" : c.restart_policy},
+                          {"MaximumRetryCount", c.restart_max}};
     o["AutoRemove"] = c.auto_remove;
     o["VolumeDriver"] = "";
     o["VolumesFrom"] = strings(c.volumes_from);
@@ -718,6 +719,7 @@ ContainerConfig parse_container_config(const std::string &text) {
     if (error) invalid("invalid JSON: " + error.message());
     if (!value.is_object()) invalid("invalid JSON: the body must be an object");
     ContainerConfig config;
+    config.restart_policy.clear(); // "" is "not given": create() makes it "no", update() leaves what is
     const Reader reader(value.as_object(), "");
     read_config(reader, config);
     if (const auto *host = reader.object("HostConfig")) {

@@ -91,6 +91,8 @@ struct Containers::Impl {
     std::shared_ptr<Gate> gate = std::make_shared<Gate>();
     std::unique_ptr<SandboxPool> pool;
     std::unique_ptr<Jobs> jobs;
+    /// Exits only, which take no operation lock: jobs may all wait for a stop that waits for an exit.
+    std::unique_ptr<Jobs> exits;
 
     explicit Impl(const Parts &p);
     ~Impl();
@@ -121,6 +123,9 @@ struct Containers::Impl {
     void write_files(Record &record, const ContainerConfig &config, const std::vector<Endpoint> &endpoints,
                      SpecInput &input);
     std::string runtime_path(const std::string &name) const; // "" : native
+
+    bool default_shape(const ContainerConfig &config) const;
+    std::vector<AttachRequest> network_wishes(const Record &record, const ContainerConfig &config) const;
 
     // lifecycle.cpp
     void watch_exit(const RecordPtr &record, uint64_t run, const std::shared_ptr<Task> &task);

@@ -30,6 +30,7 @@ struct NamespaceWish {
     bool network = true, pid = true, ipc = true, uts = true, cgroup = true;
     bool is_default() const { return network && pid && ipc && uts && cgroup; }
 };
+inline bool joins_container(const std::string &mode) { return mode.starts_with("container:"); }
 NamespaceWish namespace_wish(const ContainerConfig &config);
 std::vector<SpecNamespace> namespaces_of(const SpecInput &input);
 
