@@ -76,9 +76,10 @@ BlobRef blob_of(const json::object &o, const std::string &what) {
     } catch (const Error &) {
         bad(what, "bad digest");
     }
-    const int64_t size = integer_of(o, "size");
-    if (size < 0 || static_cast<uint64_t>(size) > kMaxBlob || !o.contains("size"))
-        bad(what, "bad size of " + out.digest);
+    // 0 would mean "unknown" further on, and so no limit.
+    const auto *number = o.if_contains("size");
+    const int64_t size = number && number->is_int64() ? number->get_int64() : 0;
+    if (size <= 0 || static_cast<uint64_t>(size) > kMaxBlob) bad(what, "bad size of " + out.digest);
     out.size = static_cast<uint64_t>(size);
     return out;
 }

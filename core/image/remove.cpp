@@ -100,7 +100,9 @@ bool Images::Impl::drop_image(const std::string &id, bool prune_parents, std::ve
                 // In one statement: a name that was given meanwhile keeps the image.
                 auto q = d.prepare("DELETE FROM image WHERE id=?1 "
                                    "AND NOT EXISTS(SELECT 1 FROM container WHERE image=?1) "
-                                   "AND NOT EXISTS(SELECT 1 FROM image_name WHERE image=?1)");
+                                   "AND NOT EXISTS(SELECT 1 FROM image_name WHERE image=?1) "
+                                   "AND NOT EXISTS(SELECT 1 FROM image_digest WHERE image=?1) "
+                                   "AND NOT EXISTS(SELECT 1 FROM image AS child WHERE child.parent=?1)");
                 q.bind(1, image);
                 q.run();
                 gone = d.changes() > 0;

@@ -137,9 +137,11 @@ void OciDriver::fetch(const Call &call, const Fetch &fetch, const BlobSink &sink
         bool asked = false;
         for (const Endpoint &e : by_health(endpoints(fetch.from.registry))) {
             if (std::find(fetch.avoid.begin(), fetch.avoid.end(), e.url) != fetch.avoid.end()) {
-                if (round == 0)
+                if (round == 0) {
                     failures.push_back(
                         {ErrorClass::kDataLoss, e.url, "gave wrong bytes before, not asked", 0});
+                    mark_failed({ErrorClass::kUnavailable, e.url, "gave wrong bytes", 0});
+                }
                 continue;
             }
             if (refused.contains(e.url)) continue;

@@ -8,6 +8,7 @@
 #include "oci_driver.h"
 #include "plugins/storage-overlay/driver.h"
 #include "plugins/storage-vfs/driver.h"
+#include "tests/unit/registry/fault_server.h"
 
 #include <chrono>
 #include <csignal>
@@ -300,6 +301,58 @@ TEST_P(ImagePull, UsedImageIsNotRemoved) {
                   " (must be forced) - image is referenced in multiple repositories");
     EXPECT_EQ(message(info.id, true), "removed");
     EXPECT_EQ(layer_count(), 0u);
+}
+
+/// Options with one mirror before the test registry.
+oci::Options with_mirror(const std::string &url) {
+    oci::Options options;
+    oci::MirrorOptions mirror;
+    mirror.url = url;
+    mirror.resolve_tags = false;
+    options.hosts[Registry::get().host].mirrors.push_back(mirror);
+    return options;
+}
+
+TEST_P(ImagePull, LyingMirrorCannotChangeWhatIsPulled) {
+    std::atomic<int> lies{0};
+    FaultServer mirror([&](const FaultRequest &request) -> FaultReply {
+        if (request.path.find("/blobs/") == std::string::npos) return {404, "", {}, std::string::npos, false};
+        ++lies; // more than any config or layer here has: cut to the size announced
+        return {200, std::string(9 << 20, 'x'), {}, std::string::npos, false};
+    });
+    open(false, with_mirror(mirror.url()));
+    pull(name("v1"));
+    EXPECT_GE(lies, 1);
+    EXPECT_EQ(images->get(name("v1")).config.env.back(), "A=b");
+    EXPECT_EQ(layer_count(), 2u);
+}
+
+TEST_P(ImagePull, MirrorThatBreaksOffIsContinuedByTheRegistry) {
+    FaultServer mirror([&](const FaultRequest &request) -> FaultReply {
+        const auto at = request.path.find("/blobs/");
+        if (at == std::string::npos) return {404, "", {}, std::string::npos, false};
+        std::string hex = request.path.substr(at + 7 + 7);
+        std::ifstream in(Registry::get().folder + "/data/docker/registry/v2/blobs/sha256/" +
+                             hex.substr(0, 2) + "/" + hex + "/data",
+                         std::ios::binary);
+        FaultReply reply;
+        reply.body.assign(std::istreambuf_iterator<char>(in), {});
+        reply.cut_after = reply.body.size() / 2;
+        return reply;
+    });
+    open(false, with_mirror(mirror.url()));
+    pull(name("v1"));
+    EXPECT_FALSE(mirror.seen().empty());
+    EXPECT_EQ(layer_count(), 2u);
+}
+
+TEST_P(ImagePull, RetainedBlobsStayAndServeTheNextPull) {
+    open(true);
+    pull(name("v1"));
+    size_t large = 0;
+    for (const auto &digest : content->list())
+        large += content->size(digest) > 100000;
+    EXPECT_EQ(large, 2u);
 }
 
 TEST_P(ImagePull, ImportOfATar) {
