@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <boost/json.hpp>
 #include <fmt/format.h>
+#include <set>
 
 namespace json = boost::json;
 
@@ -171,8 +172,22 @@ void top(const Engine &engine, Exchange &x) {
 
 void changes(const Engine &engine, Exchange &x) {
     const ContainerInfo info = engine.containers->inspect(x.request.params[0]);
+    // What the runtime itself puts in place (Docker keeps it in a layer of its own) is no change of the
+    // container's, and neither is the directory that it changed thereby.
+    static const std::set<std::string> kOwn = {"/dev",       "/proc",         "/sys",
+                                               "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"};
+    std::vector<Change> list = engine.layers->changes(info.layer);
+    std::erase_if(list, [](const Change &change) {
+        return change.kind != GANTRY_CHANGE_DELETED &&
+               (kOwn.count(change.path) || change.path.starts_with("/dev/"));
+    });
+    const bool etc =
+        std::any_of(list.begin(), list.end(), [](const Change &c) { return c.path.starts_with("/etc/"); });
+    if (!etc)
+        std::erase_if(list,
+                      [](const Change &c) { return c.path == "/etc" && c.kind == GANTRY_CHANGE_MODIFIED; });
     json::array out;
-    for (const Change &change : engine.layers->changes(info.layer)) {
+    for (const Change &change : list) {
         const int kind = change.kind == GANTRY_CHANGE_ADDED     ? 1
                          : change.kind == GANTRY_CHANGE_DELETED ? 2
                                                                 : 0;
