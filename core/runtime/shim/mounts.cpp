@@ -39,7 +39,7 @@ Path &fd_path(int fd) {
 
 /// O_PATH descriptor of `path` inside the root; missing directories are made, the last component as a
 /// file when `as_file`.
-int make_in_root(const char *path, bool as_file, mode_t mode = 0755) {
+int make_in_root(const char *path, bool as_file, int depth = 0) {
     int fd = open_in_root(path, O_PATH);
     if (fd >= 0 || errno != ENOENT) return fd;
     Path prefix;
@@ -64,9 +64,22 @@ int make_in_root(const char *path, bool as_file, mode_t mode = 0755) {
                 made = openat(parent, name.c(), O_CREAT | O_EXCL | O_CLOEXEC | O_WRONLY | O_NOFOLLOW, 0644);
                 if (made >= 0) close(made), made = 0;
             } else {
-                made = mkdirat(parent, name.c(), last ? mode : 0755);
+                made = mkdirat(parent, name.c(), 0755);
             }
-            if (made == 0) next = open_in_root(prefix.c(), O_PATH);
+            if (made == 0) {
+                next = open_in_root(prefix.c(), O_PATH);
+            } else if (errno == EEXIST && depth < 16) {
+                // A link whose target is missing in this root (/var/run -> /run): make the target.
+                char target[1024];
+                ssize_t n = readlinkat(parent, name.c(), target, sizeof target);
+                close(parent);
+                if (n <= 0 || n == sizeof target) return -1;
+                Path other;
+                if (target[0] != '/') other.add(prefix.c(), prefix.size - name.size);
+                other.add(target, size_t(n)).add("/").add(rest);
+                while (other.size > 1 && other.bytes[other.size - 1] == '/') other.bytes[--other.size] = 0;
+                return make_in_root(other.c(), as_file, depth + 1);
+            }
         }
         int error = errno;
         close(parent);
