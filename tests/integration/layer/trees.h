@@ -17,6 +17,7 @@
 #include <string>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/wait.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -34,9 +35,24 @@ struct TempDir {
     }
 };
 
-inline void shell(const std::string &command) {
-    if (const int rc = std::system(("set -e; " + command).c_str()); rc != 0)
-        throw std::runtime_error("shell: " + command + " -> " + std::to_string(rc));
+/// Runs a script that stops at the first failure, in a directory that is entered before the shell
+/// starts: a script must never run anywhere else.
+inline void shell_in(int dir_fd, const std::string &script) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+        // The shell complains of a working directory without a path; the script gets stderr back.
+        ::dup2(2, 9);
+        ::dup2(::open("/dev/null", O_WRONLY), 2);
+        if (::fchdir(dir_fd) == 0) ::execl("/bin/sh", "sh", "-ec", ("exec 2>&9; " + script).c_str(), nullptr);
+        ::_exit(126);
+    }
+    int status = 0;
+    if (child < 0 || ::waitpid(child, &status, 0) != child || status != 0)
+        throw std::runtime_error("shell: " + script + " -> " + std::to_string(status));
+}
+inline void shell_in(const std::string &dir, const std::string &script) {
+    // Opened for reading: fchdir refuses nothing then that a test may need.
+    shell_in(open_file(dir, O_RDONLY | O_DIRECTORY).get(), script);
 }
 
 /// One line per path: everything an unpacked layer must keep.

@@ -10,7 +10,7 @@ using namespace test;
 
 // What real layers hold, and a little more.
 void make_tree(const std::string &root) {
-    shell("cd " + root + R"sh(
+    shell_in(root, R"sh(
 mkdir -p usr/bin var/empty a/very/deep/dir && echo hello > usr/bin/tool && chmod 4755 usr/bin/tool
 echo owned > owned && chown 1000:1001 owned && mkdir setgid && chgrp 50 setgid && chmod 2775 setgid && echo in > setgid/in
 mkdir sticky && chmod 1777 sticky && ln -s usr/bin bin && ln -s /absolute/../nowhere dangling && ln -s ../../../up up
@@ -36,8 +36,8 @@ TEST_P(Fidelity, EqualsTheTree) {
     TempDir from, to, work;
     make_tree(from.path);
     const std::string tar = work.path + "/layer";
-    shell("tar -C " + from.path + " " + GetParam() + " -cf " + tar + ".tar . && gzip -1 -k " + tar +
-          ".tar && zstd -q " + tar + ".tar");
+    shell_in(work.path, "tar -C " + from.path + " " + GetParam() + " -cf " + tar + ".tar . && gzip -1 -k " +
+                            tar + ".tar && zstd -q " + tar + ".tar");
     const auto expected = describe(from.path);
     const std::string plain = read_file(tar + ".tar", 1u << 30);
     for (const char *suffix : {".tar", ".tar.gz", ".tar.zst"}) {
@@ -60,12 +60,12 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(Unpack, GnuFormatKeepsAllButNanosecondsAndXattrs) {
     TempDir from, to;
-    shell("cd " + from.path +
-          R"sh( && n=$(printf '%0200d' 7) && mkdir $n && echo long > $n/$n && ln -s $n/$n l && ln $n/$n h
+    shell_in(from.path,
+             R"sh(n=$(printf '%0200d' 7) && mkdir $n && echo long > $n/$n && ln -s $n/$n l && ln $n/$n h
 truncate -s 5M sparse && echo x | dd of=sparse bs=1 seek=2000000 conv=notrunc status=none
 touch "$(printf 'latin\351')" 'ünïcödé' && chown 3000000:3000000 h && find . -exec touch -h -d @1500000000 {} +
 tar --format=gnu --sparse -cf )sh" +
-          to.path + "/t.tar .");
+                 to.path + "/t.tar .");
     const std::string tar = read_file(to.path + "/t.tar", 1u << 30);
     TempDir out;
     unpack(tar, out.path, GANTRY_WHITEOUT_OVERLAY);
@@ -115,8 +115,8 @@ TEST(Unpack, WhiteoutsForOverlay) {
 
 TEST(Unpack, WhiteoutsReallyDelete) {
     TempDir out;
-    shell("cd " + out.path +
-          " && mkdir -p d/sub d/keep gone/deep x && touch d/a d/sub/b d/keep/old gone/deep/f x/y top both");
+    shell_in(out.path,
+             "mkdir -p d/sub d/keep gone/deep x && touch d/a d/sub/b d/keep/old gone/deep/f x/y top both");
     unpack(Tar()
                .dir("d")
                .dir("d/keep")
@@ -263,7 +263,7 @@ TEST(Unpack, LimitsHold) {
         Error);
     // 400 MiB of zeros in one zstd file of a few KiB.
     TempDir work;
-    shell("cd " + work.path + " && truncate -s 400M zeros && tar -cf - zeros | zstd -q > bomb");
+    shell_in(work.path, "truncate -s 400M zeros && tar -cf - zeros | zstd -q > bomb");
     try {
         unpack(read_file(work.path + "/bomb"), out.path, GANTRY_WHITEOUT_OVERLAY);
         FAIL() << "a bomb was unpacked";

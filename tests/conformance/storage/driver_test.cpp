@@ -1,0 +1,261 @@
+// What <gantry/storage.h> promises, of every driver.
+#include "tests/conformance/storage/drivers.h"
+
+#include <atomic>
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
+#include <thread>
+
+namespace gantry {
+namespace {
+
+using namespace test;
+
+struct Storage : testing::TestWithParam<DriverCase> {
+    TempDir dir;
+    std::string root = dir.path + "/driver";
+    std::shared_ptr<StorageDriver> driver = GetParam().make(root);
+    CallScope call;
+    LayerIds chain; // nearest first
+
+    void reopen() {
+        driver.reset();
+        driver = GetParam().make(root);
+    }
+    View view(const std::string &id, const LayerIds &parents, bool read_only = false) {
+        return {mount_detached(driver->mounts(call, id, parents, read_only))};
+    }
+    /// An image layer on top of the chain, filled by a shell script run in its tree.
+    void layer(const std::string &id, const std::string &script) {
+        driver->create(call, id, chain, 0);
+        {
+            const View v = view(id, chain);
+            shell_in(v.path(), script);
+        }
+        driver->commit(call, id, chain, false);
+        chain.insert(chain.begin(), id);
+    }
+    LayerIds below(const std::string &id) {
+        const auto at = std::find(chain.begin(), chain.end(), id);
+        return at == chain.end() ? chain : LayerIds(at + 1, chain.end());
+    }
+};
+
+TEST_P(Storage, AnIdIsMadeListedAndRemoved) {
+    driver->create(call, "a1", {}, 0);
+    EXPECT_EQ(class_of([&] { driver->create(call, "a1", {}, 0); }), ErrorClass::kAlreadyExists);
+    EXPECT_EQ(driver->list(call), std::vector<std::string>{"a1"});
+    driver->remove(call, "a1");
+    driver->remove(call, "a1");
+    EXPECT_TRUE(driver->list(call).empty());
+    EXPECT_EQ(class_of([&] { driver->mounts(call, "a1", {}, true); }), ErrorClass::kNotFound);
+    EXPECT_EQ(class_of([&] { driver->usage(call, "a1"); }), ErrorClass::kNotFound);
+    EXPECT_EQ(class_of([&] { driver->commit(call, "a1", {}, false); }), ErrorClass::kNotFound);
+    for (const char *bad : {"", "..", "a/b", "A", ".x", "a.b"}) {
+        EXPECT_EQ(class_of([&] { driver->create(call, bad, {}, 0); }), ErrorClass::kInvalidArgument) << bad;
+        EXPECT_EQ(class_of([&] { driver->remove(call, bad); }), ErrorClass::kInvalidArgument) << bad;
+    }
+    if (!driver->caps(call).quota)
+        EXPECT_EQ(class_of([&] { driver->create(call, "q", {}, 1 << 20); }), ErrorClass::kUnsupported);
+}
+
+TEST_P(Storage, CommittedLayersAreReadOnly) {
+    layer("a", "echo 1 > file");
+    layer("b", "echo 2 > other");
+    EXPECT_EQ(class_of([&] { driver->mounts(call, "b", below("b"), false); }),
+              ErrorClass::kFailedPrecondition);
+    driver->commit(call, "b", below("b"), true);
+    const View v = view("b", below("b"), true);
+    EXPECT_EQ(read_file(v.path() + "file"), "1\n");
+    EXPECT_EQ(read_file(v.path() + "other"), "2\n");
+    EXPECT_EQ(::open((v.path() + "file").c_str(), O_WRONLY), -1);
+    EXPECT_EQ(errno, EROFS);
+}
+
+// Edits on a layer with parents, against the same edits on a plain directory.
+TEST_P(Storage, LayersShowWhatAPlainDirectoryShows) {
+    const std::string steps[] = {
+        "umask 022; mkdir -p d/sub gone/deep && echo a > d/a && echo b > d/sub/b && echo c > gone/deep/c && "
+        "echo t > top "
+        "&& ln top hard && ln -s d link && mkfifo pipe && truncate -s 1M sparse && chmod 4711 top && chown "
+        "5:6 d/a",
+        "umask 022; rm -r gone && echo changed > d/a && rm d/sub/b && mkdir gone && echo fresh > gone/new && "
+        "echo more >> top",
+        "umask 022; rm -r d && echo file > d && rm link && mkdir link && echo x > link/x && chmod 700 link",
+        "umask 022; rm d && mkdir -p d/sub && echo again > d/sub/b && mv gone/new moved && chmod 711 .",
+    };
+    const std::string plain = dir.path + "/plain";
+    make_directories(plain, 0755);
+    int n = 0;
+    for (const std::string &step : steps) {
+        shell_in(plain, step);
+        layer("l" + std::to_string(++n), step);
+        const View v = view(chain.front(), below(chain.front()), true);
+        auto shown = describe(v.path().substr(0, v.path().size() - 1) + "/.", false);
+        auto wanted = describe(plain + "/.", false);
+        // A hard link may break in copy-up; content and all else may not differ.
+        for (auto *tree : {&shown, &wanted})
+            for (auto &[path, line] : *tree)
+                if (const auto at = line.find(" link "); at != std::string::npos) line.resize(at);
+        if (n > 1) { // `echo more >> top` writes both names of a plain file
+            shown.erase("/hard");
+            wanted.erase("/hard");
+        }
+        EXPECT_EQ(difference(wanted, shown), "") << "after step " << n;
+    }
+    // Older layers are as they were.
+    EXPECT_EQ(read_file(view("l1", below("l1"), true).path() + "d/a"), "a\n");
+    EXPECT_EQ(read_file(view("l1", below("l1"), true).path() + "top"), "t\n");
+}
+
+TEST_P(Storage, UsageExcludesParentsAndIsFixedAtCommit) {
+    layer("big", "head -c 3000000 /dev/urandom > big && ln big big2");
+    const Usage big = driver->usage(call, "big");
+    EXPECT_GE(big.bytes, 3000000u);
+    EXPECT_LT(big.bytes, 3200000u) << "a hard link counted twice";
+    EXPECT_EQ(big.inodes, 1u);
+    driver->create(call, "top", chain, 0);
+    EXPECT_LT(driver->usage(call, "top").bytes, 100000u);
+    shell_in(view("top", chain).path(), "head -c 1000000 /dev/urandom > more");
+    const Usage top = driver->usage(call, "top");
+    EXPECT_GE(top.bytes, 1000000u);
+    EXPECT_LT(top.bytes, 1100000u);
+    reopen();
+    EXPECT_EQ(driver->usage(call, "big").bytes, big.bytes);
+}
+
+TEST_P(Storage, ManyLayersStack) {
+    constexpr int kLayers = 128;
+    for (int i = 0; i < kLayers; ++i)
+        layer("n" + std::to_string(i), "echo " + std::to_string(i) + " > f" + std::to_string(i));
+    driver->create(call, "top", chain, 0);
+    const View v = view("top", chain);
+    EXPECT_EQ(list_directory(v.path()).size(), static_cast<size_t>(kLayers));
+    EXPECT_EQ(read_file(v.path() + "f0"), "0\n");
+}
+
+// Killed at arbitrary moments: each id is whole or absent, and a new instance sweeps the rest.
+TEST_P(Storage, KillLeavesWholeLayersOrNone) {
+    layer("base", "mkdir d && for i in 1 2 3 4 5 6 7 8 9; do echo $i > d/$i; done");
+    for (int round = 0; round < 20; ++round) {
+        const pid_t child = ::fork();
+        if (child == 0) {
+            for (int i = 0;; ++i) {
+                const std::string id = "k" + std::to_string(round) + "x" + std::to_string(i);
+                driver->create(call, id, chain, 0);
+                if (i % 3 == 0) driver->commit(call, id, chain, false);
+                if (i % 2 == 0) driver->remove(call, id);
+            }
+        }
+        ::usleep(static_cast<useconds_t>(2000 + round * 700)); // the moment is the point, not an event
+        ::kill(child, SIGKILL);
+        ::waitpid(child, nullptr, 0);
+        reopen();
+        for (const std::string &name : list_directory(root))
+            EXPECT_NE(name.front(), '.') << "leftover " << name;
+        for (const std::string &id : driver->list(call)) {
+            if (id == "base") continue;
+            EXPECT_EQ(list_directory(view(id, chain, true).path() + "d").size(), 9u) << id;
+            driver->remove(call, id);
+        }
+        ASSERT_EQ(driver->list(call), std::vector<std::string>{"base"});
+    }
+}
+
+TEST_P(Storage, DeeplyNestedTreesAreRemoved) {
+    driver->create(call, "deep", {}, 0);
+    {
+        View at = view("deep", {}); // relative steps, as a container can make them: 60,000 bytes of path
+        for (int i = 0; i < 300; ++i) {
+            const std::string name(200, static_cast<char>('a' + i % 26));
+            ASSERT_EQ(::mkdirat(at.fd.get(), name.c_str(), 0755), 0);
+            ASSERT_TRUE(UniqueFd(::openat(at.fd.get(), "file", O_CREAT | O_WRONLY | O_CLOEXEC, 0600)));
+            at.fd.reset(::openat(at.fd.get(), name.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+        }
+    }
+    driver->remove(call, "deep");
+    EXPECT_TRUE(list_directory(root).empty());
+}
+
+TEST_P(Storage, ParallelWorkOnDifferentIds) {
+    layer("base", "echo x > x");
+    std::vector<std::thread> threads;
+    std::atomic<int> failures{0};
+    for (int t = 0; t < 4; ++t)
+        threads.emplace_back([&, t] {
+            try {
+                for (int i = 0; i < 20; ++i) {
+                    const CallScope scope;
+                    const std::string id = "p" + std::to_string(t) + "x" + std::to_string(i);
+                    driver->create(scope, id, chain, 0);
+                    const View v{mount_detached(driver->mounts(scope, id, chain, false))};
+                    write_file_atomically(v.path() + "mine", id, 0644, false);
+                    if (i % 2) driver->commit(scope, id, chain, false);
+                    driver->list(scope);
+                    if (i % 3 == 0) driver->usage(scope, id);
+                }
+            } catch (const std::exception &error) {
+                ++failures;
+                std::fprintf(stderr, "%s\n", error.what());
+            }
+        });
+    for (auto &t : threads)
+        t.join();
+    EXPECT_EQ(failures, 0);
+    EXPECT_EQ(driver->list(call).size(), 81u);
+}
+
+TEST_P(Storage, CancellationIsObeyed) {
+    layer("base", "for i in 1 2 3 4; do mkdir $i; done");
+    driver->create(call, "a", chain, 0);
+    CancelSource cancel;
+    cancel.cancel();
+    CallScope::Settings settings;
+    settings.cancel = &cancel;
+    const CallScope cancelled(settings);
+    EXPECT_EQ(class_of([&] { driver->usage(cancelled, "a"); }), ErrorClass::kCancelled);
+}
+
+INSTANTIATE_TEST_SUITE_P(Drivers, Storage, testing::ValuesIn(kDrivers),
+                         [](const auto &info) { return std::string(info.param.name); });
+
+TEST(OverlayMounts, AreWhatTheContractSays) {
+    TempDir dir;
+    OverlayDriver driver(dir.path + "/o", {});
+    const CallScope call;
+    for (const char *id : {"a", "b", "c"})
+        driver.create(call, id, {}, 0);
+    driver.commit(call, "a", {}, false);
+    driver.commit(call, "b", {"a"}, false);
+    const auto one = driver.mounts(call, "a", {}, true);
+    ASSERT_EQ(one.size(), 1u);
+    EXPECT_EQ(one[0].type, "bind");
+    EXPECT_TRUE(one[0].read_only);
+    const auto many = driver.mounts(call, "c", {"b", "a"}, false);
+    ASSERT_EQ(many.size(), 1u);
+    EXPECT_EQ(many[0].type, "overlay");
+    const std::string o = dir.path + "/o/";
+    const std::vector<std::string> first(many[0].options.begin(), many[0].options.begin() + 4);
+    EXPECT_EQ(first, (std::vector<std::string>{"lowerdir+=" + o + "b/fs", "lowerdir+=" + o + "a/fs",
+                                               "upperdir=" + o + "c/fs", "workdir=" + o + "c/work"}));
+    EXPECT_EQ(driver.mounts(call, "c", {"b", "a"}, true)[0].options[0], "lowerdir+=" + o + "c/fs");
+}
+
+TEST(OverlayMounts, RefusesARootThatCannotCarryIt) {
+    TempDir dir;
+    make_directories(dir.path + "/lower/x", 0755);
+    make_directories(dir.path + "/upper", 0755);
+    make_directories(dir.path + "/work", 0755);
+    make_directories(dir.path + "/merged", 0755);
+    // An overlay cannot be the upper directory of another.
+    const std::string options =
+        "lowerdir=" + dir.path + "/lower,upperdir=" + dir.path + "/upper,workdir=" + dir.path + "/work";
+    ASSERT_EQ(::mount("overlay", (dir.path + "/merged").c_str(), "overlay", 0, options.c_str()), 0);
+    const ErrorClass c = class_of([&] { OverlayDriver driver(dir.path + "/merged/root", {}); });
+    ::umount2((dir.path + "/merged").c_str(), MNT_DETACH);
+    EXPECT_EQ(c, ErrorClass::kUnsupported);
+}
+
+} // namespace
+} // namespace gantry
