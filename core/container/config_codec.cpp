@@ -656,6 +656,10 @@ json::object host_config_object(const ContainerConfig &c) {
     o["NanoCpus"] = c.nano_cpus;
     o["CgroupParent"] = c.cgroup_parent;
     o["BlkioWeight"] = c.blkio_weight;
+    if (!c.cgroup_parent.empty()) {
+        unsupported(
+            "HostConfig.CgroupParent is not supported: set engine.cgroup_parent in the configuration");
+    }
     for (const char *key : {"BlkioWeightDevice", "BlkioDeviceReadBps", "BlkioDeviceWriteBps",
                             "BlkioDeviceReadIOps", "BlkioDeviceWriteIOps"}) {
         o[key] =
