@@ -31,6 +31,30 @@ int print_format(const json::value &value, std::string format) {
     return 0;
 }
 
+// Keys of /gantry/v1 as snake_case whatever their case on the wire ("InUse", "in_use"): templates and the
+// code below then know one spelling.
+json::value normalised(const json::value &value, int depth = 0) {
+    if (depth > 32) return nullptr;
+    if (value.is_array()) {
+        json::array result;
+        for (const json::value &element : value.get_array())
+            result.push_back(normalised(element, depth + 1));
+        return result;
+    }
+    if (!value.is_object()) return value;
+    json::object result;
+    for (const auto &pair : value.get_object()) {
+        std::string key;
+        for (char c : pair.key()) {
+            bool upper = c >= 'A' && c <= 'Z';
+            if (upper && !key.empty() && key.back() != '_') key += '_';
+            key += upper ? static_cast<char>(c - 'A' + 'a') : c;
+        }
+        result[key] = normalised(pair.value(), depth + 1);
+    }
+    return result;
+}
+
 int version_command(Invocation &invocation) {
     json::object client {
         {"Version", GANTRY_VERSION}, {"ApiVersion", "1.47"}, {"DefaultAPIVersion", "1.47"}, {"Os", "linux"},
@@ -191,7 +215,7 @@ int events_command(Invocation &invocation) {
 }
 
 int plugin_ls(Invocation &invocation) {
-    json::value list = invocation.client.get("/gantry/v1/plugins");
+    json::value list = normalised(invocation.client.get("/gantry/v1/plugins"));
     std::vector<json::object> rows;
     for (const json::value &plugin : array_of(list)) {
         std::string file = text_at(plugin, "file"), state = text_at(plugin, "state"),
@@ -222,7 +246,7 @@ void show_options(const json::value &options, const std::string &prefix, std::st
         text += "  " + prefix + text_at(option, "name") + " (" + text_at(option, "type") +
                 (fallback.empty() ? "" : ", default " + fallback) + ")\n";
         if (std::string doc = text_at(option, "doc"); !doc.empty()) text += "      " + doc + "\n";
-        show_options(at(option, "options"), prefix + text_at(option, "name") + ".", text);
+        show_options(at(option, "children"), prefix + text_at(option, "name") + ".", text);
     }
 }
 
@@ -232,9 +256,9 @@ int plugin_inspect(Invocation &invocation) {
     if (wanted.find('/') != std::string::npos || ::access(wanted.c_str(), F_OK) == 0) {
         char resolved[PATH_MAX]; // the daemon has another working directory
         if (!realpath(wanted.c_str(), resolved)) throw Error::from_errno(errno, "inspect plugin " + wanted);
-        found = invocation.client.get("/gantry/v1/plugins/inspect?file=" + url_encode(resolved));
+        found = normalised(invocation.client.get("/gantry/v1/plugins/inspect?file=" + url_encode(resolved)));
     } else {
-        json::value list = invocation.client.get("/gantry/v1/plugins");
+        json::value list = normalised(invocation.client.get("/gantry/v1/plugins"));
         for (const json::value &plugin : array_of(list)) {
             std::string file = text_at(plugin, "file");
             if (text_at(plugin, "name") == wanted || file.substr(file.rfind('/') + 1) == wanted)
@@ -295,7 +319,7 @@ int config_import(Invocation &invocation) { return exec_daemon("import-docker", 
 
 int mirror_explain(Invocation &invocation) {
     json::value answer =
-        invocation.client.get("/gantry/v1/mirror/explain?ref=" + url_encode(invocation.args[0]));
+        normalised(invocation.client.get("/gantry/v1/mirror/explain?ref=" + url_encode(invocation.args[0])));
     if (std::string format = invocation.flags.get("format"); !format.empty())
         return print_format(answer, format);
     const json::value &list = answer.is_array() ? answer : at(answer, "endpoints");
