@@ -165,6 +165,11 @@ int ensure_bridge(const BridgeSpec &spec) {
         if (spec.mtu != 0) b.put_u32(IFLA_MTU, spec.mtu);
         const size_t info = b.open(IFLA_LINKINFO);
         b.put(IFLA_INFO_KIND, "bridge");
+        // Snooping would withhold neighbour solicitations from a new port until its first MLD report,
+        // which waits a second or two for duplicate address detection.
+        const size_t data = b.open(IFLA_INFO_DATA);
+        b.put_u8(IFLA_BR_MCAST_SNOOPING, 0);
+        b.close(data);
         b.close(info);
         b.message(RTM_NEWLINK, 0, link_header(0, 0))
             .put(IFLA_IFNAME, spec.name)

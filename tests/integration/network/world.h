@@ -114,6 +114,9 @@ inline UniqueFd serve(int ns, int type, uint16_t port, const std::string &addres
 /// "" when the server was not reached, otherwise the client's address as the server saw it.
 inline std::string reach_tcp(int ns, const std::string &address, uint16_t port, const UniqueFd &server) {
     Name to(address, port);
+    // What an earlier attempt that was given up left in the queue is not ours.
+    for (pollfd old{server.get(), POLLIN, 0}; ::poll(&old, 1, 0) > 0;)
+        UniqueFd(::accept(server.get(), nullptr, nullptr));
     const UniqueFd client = socket_in(ns, to.raw.ss_family, SOCK_STREAM);
     if (::connect(client.get(), to.get(), to.size) != 0) return {};
     pollfd p{server.get(), POLLIN, 0};
