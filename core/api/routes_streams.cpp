@@ -52,7 +52,8 @@ void wait(const Engine &engine, Exchange &x) {
         result = state->result.value_or(WaitResult{});
     }
     json::object body{{"Error", nullptr}, {"StatusCode", result.status}};
-    if (!result.error.empty()) body["Error"] = {{"Message", result.error}};
+    // A start that failed has told its caller why; clients print this one as a failure to wait.
+    if (!result.error.empty() && result.status == 0) body["Error"] = {{"Message", result.error}};
     x.response.write(json::serialize(body) + "\n");
 }
 

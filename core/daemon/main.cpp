@@ -228,10 +228,9 @@ int serve(const std::shared_ptr<const EngineSettings> &settings) {
     Containers containers({&db, &events, &images, &layers, &networks, &volumes, runtime.get(), &config,
                            plugins.storage_name()});
 
-    // Bottom up, each step relying on the ones before. Runtime::sweep comes first among the live things:
-    // what no container owns must be gone before addresses and layers are judged free.
+    // Bottom up, each step relying on the ones before. live_owners() adopts what still runs, so that no
+    // address of it is taken for free; containers.recover() sweeps the sandboxes that nobody owns.
     const std::vector<std::string> live = containers.live_owners();
-    runtime->sweep(live);
     content.recover();
     layers.recover();
     images.recover();
