@@ -32,12 +32,13 @@ enum class ErrorClass : int32_t {
 class Error : public std::exception {
   public:
     Error(ErrorClass error_class, std::string message, std::string hint = {}, int errno_value = 0)
-        : class_(error_class), errno_(errno_value), message_(std::move(message)),
-          hint_(std::move(hint)) {}
+        : class_(error_class), errno_(errno_value), message_(std::move(message)), hint_(std::move(hint)) {}
 
     /// Builds "<message>: <strerror(errno_value)>", the class chosen from errno.
     static Error from_errno(int errno_value, std::string message) {
-        return {class_of_errno(errno_value), std::move(message) + ": " + strerror_text(errno_value), {},
+        return {class_of_errno(errno_value),
+                std::move(message) + ": " + strerror_text(errno_value),
+                {},
                 errno_value};
     }
 
@@ -55,20 +56,42 @@ class Error : public std::exception {
 
     static ErrorClass class_of_errno(int errno_value) noexcept {
         switch (errno_value) {
-        case ENOENT: case ESRCH: case ENODEV: case ENXIO: return ErrorClass::kNotFound;
-        case EEXIST: case EADDRINUSE: return ErrorClass::kAlreadyExists;
-        case EBUSY: case ENOTEMPTY: case ETXTBSY: return ErrorClass::kFailedPrecondition;
-        case EINVAL: case ENAMETOOLONG: case ELOOP: case ENOTDIR: case EISDIR:
-            return ErrorClass::kInvalidArgument;
-        case ENOSYS: case EOPNOTSUPP: case EAFNOSUPPORT: case EPROTONOSUPPORT:
-            return ErrorClass::kUnsupported;
-        case EAGAIN: case ECONNREFUSED: case ECONNRESET: case EHOSTUNREACH: case ENETUNREACH:
+        case ENOENT:
+        case ESRCH:
+        case ENODEV:
+        case ENXIO: return ErrorClass::kNotFound;
+        case EEXIST:
+        case EADDRINUSE: return ErrorClass::kAlreadyExists;
+        case EBUSY:
+        case ENOTEMPTY:
+        case ETXTBSY: return ErrorClass::kFailedPrecondition;
+        case EINVAL:
+        case ENAMETOOLONG:
+        case ELOOP:
+        case ENOTDIR:
+        case EISDIR: return ErrorClass::kInvalidArgument;
+        case ENOSYS:
+        case EOPNOTSUPP:
+        case EAFNOSUPPORT:
+        case EPROTONOSUPPORT: return ErrorClass::kUnsupported;
+        case EAGAIN:
+        case ECONNREFUSED:
+        case ECONNRESET:
+        case EHOSTUNREACH:
+        case ENETUNREACH:
         case EPIPE: return ErrorClass::kUnavailable;
-        case EPERM: case EACCES: case EROFS: return ErrorClass::kPermissionDenied;
-        case ENOSPC: case EDQUOT: case EMFILE: case ENFILE: case ENOMEM:
-            return ErrorClass::kNoSpace;
-        case EIO: case EBADMSG: return ErrorClass::kDataLoss;
-        case ECANCELED: case EINTR: return ErrorClass::kCancelled;
+        case EPERM:
+        case EACCES:
+        case EROFS: return ErrorClass::kPermissionDenied;
+        case ENOSPC:
+        case EDQUOT:
+        case EMFILE:
+        case ENFILE:
+        case ENOMEM: return ErrorClass::kNoSpace;
+        case EIO:
+        case EBADMSG: return ErrorClass::kDataLoss;
+        case ECANCELED:
+        case EINTR: return ErrorClass::kCancelled;
         case ETIMEDOUT: return ErrorClass::kDeadline;
         default: return ErrorClass::kInternal;
         }

@@ -12,7 +12,7 @@
 namespace gantry {
 
 struct Mount {
-    std::string type;   // "overlay", "bind", ...
+    std::string type; // "overlay", "bind", ...
     std::string source;
     std::string target; // relative to the layer's root, "" for the root
     std::vector<std::string> options;
@@ -46,10 +46,9 @@ class StorageDriver {
     virtual StorageCaps caps(const Call &call) = 0;
     virtual void create(const Call &call, const std::string &id, const LayerIds &parents,
                         uint64_t size_limit) = 0;
-    virtual std::vector<Mount> mounts(const Call &call, const std::string &id,
-                                      const LayerIds &parents, bool read_only) = 0;
-    virtual void commit(const Call &call, const std::string &id, const LayerIds &parents,
-                        bool durable) = 0;
+    virtual std::vector<Mount> mounts(const Call &call, const std::string &id, const LayerIds &parents,
+                                      bool read_only) = 0;
+    virtual void commit(const Call &call, const std::string &id, const LayerIds &parents, bool durable) = 0;
     virtual void remove(const Call &call, const std::string &id) = 0;
     virtual Usage usage(const Call &call, const std::string &id) = 0;
     virtual std::vector<std::string> list(const Call &call) = 0;

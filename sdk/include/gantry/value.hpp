@@ -34,7 +34,8 @@ class Config {
     std::vector<std::string> strings(std::string_view key) const {
         const gantry_value &list = get(key, GANTRY_TYPE_LIST);
         std::vector<std::string> out;
-        for (uint32_t i = 0; i < list.count; ++i) out.emplace_back(list.items[i].as.s);
+        for (uint32_t i = 0; i < list.count; ++i)
+            out.emplace_back(list.items[i].as.s);
         return out;
     }
 

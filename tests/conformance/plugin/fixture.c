@@ -64,15 +64,16 @@ static gantry_status init(const gantry_host *host, const gantry_call *call) {
 
 static void deinit(void) { record("deinit"); }
 
-static gantry_status create(const gantry_call *call, const gantry_environment *env, const gantry_value *config,
-                            gantry_driver **out) {
+static gantry_status create(const gantry_call *call, const gantry_environment *env,
+                            const gantry_value *config, gantry_driver **out) {
     gantry_driver *d = calloc(1, sizeof *d);
     uint32_t i;
     (void)env;
     record("create");
     if (!d) return GANTRY_NO_SPACE;
     for (i = 0; i < config->count; ++i)
-        if (strcmp(config->keys[i], "mode") == 0) snprintf(d->mode, sizeof d->mode, "%s", config->items[i].as.s);
+        if (strcmp(config->keys[i], "mode") == 0)
+            snprintf(d->mode, sizeof d->mode, "%s", config->items[i].as.s);
     if (is(d, "create_fails") || is(d, "create_null")) {
         const int silent = is(d, "create_null");
         free(d);
@@ -106,8 +107,9 @@ static gantry_status layer_create(gantry_driver *d, const gantry_call *call, con
     return GANTRY_OK;
 }
 
-static gantry_status mounts(gantry_driver *d, const gantry_call *call, const char *id, const char *const *parents,
-                            uint32_t parent_count, int32_t read_only, const gantry_mount_sink *sink) {
+static gantry_status mounts(gantry_driver *d, const gantry_call *call, const char *id,
+                            const char *const *parents, uint32_t parent_count, int32_t read_only,
+                            const gantry_mount_sink *sink) {
     const char *options[2];
     gantry_mount m;
     gantry_status status;
@@ -128,8 +130,8 @@ static gantry_status mounts(gantry_driver *d, const gantry_call *call, const cha
     return is(d, "deaf") ? GANTRY_OK : status;
 }
 
-static gantry_status commit(gantry_driver *d, const gantry_call *call, const char *id, const char *const *parents,
-                            uint32_t parent_count, int32_t durable) {
+static gantry_status commit(gantry_driver *d, const gantry_call *call, const char *id,
+                            const char *const *parents, uint32_t parent_count, int32_t durable) {
     (void)d, (void)call, (void)id, (void)parents, (void)parent_count, (void)durable;
     return GANTRY_OK;
 }
@@ -171,8 +173,8 @@ static const gantry_ability abilities[] = {{GANTRY_STORAGE_DIFF_1, &diff}};
 #define ABILITIES 0, NULL
 #endif
 
-static const gantry_option options[] = {
-    {sizeof(gantry_option), GANTRY_TYPE_STRING, "mode", "\"\"", "how to misbehave", NULL, 0, 0, NULL, 0, 0, NULL}};
+static const gantry_option options[] = {{sizeof(gantry_option), GANTRY_TYPE_STRING, "mode", "\"\"",
+                                         "how to misbehave", NULL, 0, 0, NULL, 0, 0, NULL}};
 
 #ifndef NO_NOTE
 __attribute__((used, section(GANTRY_NOTE_SECTION), aligned(4))) static const gantry_abi_note note = {
@@ -180,6 +182,20 @@ __attribute__((used, section(GANTRY_NOTE_SECTION), aligned(4))) static const gan
 #endif
 
 extern __attribute__((visibility("default"))) const struct gantry_plugin_entry SYMBOL;
-const struct gantry_plugin_entry SYMBOL = {
-    MAGIC, GANTRY_ABI_MAJOR, GANTRY_ABI_MINOR, (uint32_t)ENTRY_SIZE, GANTRY_KIND_STORAGE, NAME, "1", "a fixture", "",
-    options, 1, ABILITIES, &table, init, deinit, create, destroy};
+const struct gantry_plugin_entry SYMBOL = {MAGIC,
+                                           GANTRY_ABI_MAJOR,
+                                           GANTRY_ABI_MINOR,
+                                           (uint32_t)ENTRY_SIZE,
+                                           GANTRY_KIND_STORAGE,
+                                           NAME,
+                                           "1",
+                                           "a fixture",
+                                           "",
+                                           options,
+                                           1,
+                                           ABILITIES,
+                                           &table,
+                                           init,
+                                           deinit,
+                                           create,
+                                           destroy};

@@ -23,8 +23,8 @@ class Thrower {
     std::string what_;
 };
 
-#define UNLESS_CREATE                                                                                                  \
-    const std::string what = config.string("throws");                                                                  \
+#define UNLESS_CREATE                                                                                        \
+    const std::string what = config.string("throws");                                                        \
     if (config.boolean("in_create")) Thrower(what).go();
 
 const gantry_option kOptions[] = {gantry::option_string("throws", "\"int\"", "what is thrown"),
@@ -37,12 +37,16 @@ class Hostile : public gantry::StorageDriver {
   public:
     explicit Hostile(std::string what) : t_(std::move(what)) {}
     gantry::StorageCaps caps(const gantry::Call &) override { t_.go(); }
-    void create(const gantry::Call &, const std::string &, const gantry::LayerIds &, uint64_t) override { t_.go(); }
+    void create(const gantry::Call &, const std::string &, const gantry::LayerIds &, uint64_t) override {
+        t_.go();
+    }
     std::vector<gantry::Mount> mounts(const gantry::Call &, const std::string &, const gantry::LayerIds &,
                                       bool) override {
         t_.go();
     }
-    void commit(const gantry::Call &, const std::string &, const gantry::LayerIds &, bool) override { t_.go(); }
+    void commit(const gantry::Call &, const std::string &, const gantry::LayerIds &, bool) override {
+        t_.go();
+    }
     void remove(const gantry::Call &, const std::string &) override { t_.go(); }
     gantry::Usage usage(const gantry::Call &, const std::string &) override { t_.go(); }
     std::vector<std::string> list(const gantry::Call &) override { t_.go(); }
@@ -55,7 +59,8 @@ class Hostile : public gantry::StorageDriver {
     Thrower t_;
 };
 GANTRY_STORAGE_PLUGIN_WITH_DIFF("hostile", "1", "throws", kOptions,
-                                [](const gantry::Environment &, const gantry::Config &config, const gantry::Call &) {
+                                [](const gantry::Environment &, const gantry::Config &config,
+                                   const gantry::Call &) {
                                     UNLESS_CREATE
                                     return std::make_unique<Hostile>(what);
                                 });
@@ -73,7 +78,8 @@ class Hostile : public NetworkDriver {
                                      const std::vector<PortBinding> &) override {
         t_.go();
     }
-    void restore(const Call &, const std::vector<NetworkSpec> &, const std::vector<EndpointState> &) override {
+    void restore(const Call &, const std::vector<NetworkSpec> &,
+                 const std::vector<EndpointState> &) override {
         t_.go();
     }
     NetworkStats stats(const Call &, const EndpointSpec &) override { t_.go(); }
@@ -82,10 +88,11 @@ class Hostile : public NetworkDriver {
   private:
     Thrower t_;
 };
-GANTRY_NETWORK_PLUGIN("hostile", "1", "throws", kOptions, [](const Environment &, const Config &config, const Call &) {
-    UNLESS_CREATE
-    return std::make_unique<Hostile>(what);
-});
+GANTRY_NETWORK_PLUGIN("hostile", "1", "throws", kOptions,
+                      [](const Environment &, const Config &config, const Call &) {
+                          UNLESS_CREATE
+                          return std::make_unique<Hostile>(what);
+                      });
 #else
 using namespace gantry;
 class Hostile : public RegistryDriver {
@@ -98,7 +105,8 @@ class Hostile : public RegistryDriver {
     }
     void fetch(const Call &, const Fetch &, const BlobSink &) override { t_.go(); }
     void push(const Call &, const Push &, const BlobSource &) override { t_.go(); }
-    std::vector<std::string> tags(const Call &, const RegistryReference &, const std::optional<Credential> &) override {
+    std::vector<std::string> tags(const Call &, const RegistryReference &,
+                                  const std::optional<Credential> &) override {
         t_.go();
     }
     std::vector<SearchResult> search(const Call &, const std::string &, const std::string &, uint32_t,
@@ -111,8 +119,9 @@ class Hostile : public RegistryDriver {
   private:
     Thrower t_;
 };
-GANTRY_REGISTRY_PLUGIN("hostile", "1", "throws", kOptions, [](const Environment &, const Config &config, const Call &) {
-    UNLESS_CREATE
-    return std::make_unique<Hostile>(what);
-});
+GANTRY_REGISTRY_PLUGIN("hostile", "1", "throws", kOptions,
+                       [](const Environment &, const Config &config, const Call &) {
+                           UNLESS_CREATE
+                           return std::make_unique<Hostile>(what);
+                       });
 #endif
