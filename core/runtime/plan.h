@@ -201,7 +201,7 @@ enum Command : uint32_t {
     kStatus,
     kEnd,        // ends a sandbox that was not started
     kReady = 32, // a: pid; fds: pidfd, network namespace
-    kStarted,    // a: pid; fds as kReady (also the answer to kStatus)
+    kStarted,    // a: pid, b: 1 for an exec; fds as kReady (also the answer to kStatus)
     kFailed,     // a: gantry_status, b: errno; text
     kExited,     // a: wait status, b: 1 oom; time
 };

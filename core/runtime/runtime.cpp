@@ -451,9 +451,9 @@ class RuntimeImpl : public Runtime {
         context.root_path = impl->shim_.dir + "/rootfs";
         RuntimeSpec external = spec;
         if (!extras.external_runtime.empty()) write_bundle(external, extras, impl->shim_);
-        return run(std::move(impl->shim_),
-                   compile_start(extras.external_runtime.empty() ? spec : external, extras, context), extras,
-                   before_start);
+        // Compiled first: when that throws, the sandbox is still whole and ends itself.
+        PlanWriter plan = compile_start(extras.external_runtime.empty() ? spec : external, extras, context);
+        return run(std::move(impl->shim_), plan, extras, before_start);
     }
 
     std::shared_ptr<Task> exec(Task &container, const std::string &exec_id, const RuntimeSpec &spec,
@@ -659,6 +659,7 @@ class RuntimeImpl : public Runtime {
 
     static void take_fds(Shim &shim, Packet &packet) {
         shim.pid = pid_t(packet.message.a);
+        shim.exec = packet.message.b & 1;
         if (!packet.fds.empty()) shim.pidfd = std::move(packet.fds[0]);
         if (packet.fds.size() > 1) shim.netns = std::move(packet.fds[1]);
     }

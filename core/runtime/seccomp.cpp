@@ -140,15 +140,32 @@ Program tree(const std::vector<Range> &ranges, size_t from, size_t to, uint32_t 
 struct Arch {
     const char *name;
     uint32_t token, audit, bit;
-    bool wide;
+    bool wide; // x32 passes 64 bits, but its arguments are 32-bit values
 };
 constexpr Arch kArchs[] = {
     {"SCMP_ARCH_X86_64", SCMP_ARCH_X86_64, AUDIT_ARCH_X86_64, 0, true},
-    {"SCMP_ARCH_X32", SCMP_ARCH_X32, AUDIT_ARCH_X86_64, kX32Bit, true},
+    {"SCMP_ARCH_X32", SCMP_ARCH_X32, AUDIT_ARCH_X86_64, kX32Bit, false},
     {"SCMP_ARCH_X86", SCMP_ARCH_X86, AUDIT_ARCH_I386, 0, false},
     {"SCMP_ARCH_AARCH64", SCMP_ARCH_AARCH64, AUDIT_ARCH_AARCH64, 0, true},
     {"SCMP_ARCH_ARM", SCMP_ARCH_ARM, AUDIT_ARCH_ARM, 0, false},
 };
+
+/// 32-bit x86 has each socket and IPC call twice: through socketcall/ipc, which libseccomp's pseudo
+/// numbers stand for, and directly since 4.3 and 5.1. The filter decides on the direct numbers.
+int system_call_number(const Arch &arch, const std::string &name) {
+    static const std::map<std::string, int> kDirect = {
+        {"recvmmsg", 337},   {"sendmmsg", 345},   {"socket", 359},      {"socketpair", 360},
+        {"bind", 361},       {"connect", 362},    {"listen", 363},      {"accept4", 364},
+        {"getsockopt", 365}, {"setsockopt", 366}, {"getsockname", 367}, {"getpeername", 368},
+        {"sendto", 369},     {"sendmsg", 370},    {"recvfrom", 371},    {"recvmsg", 372},
+        {"shutdown", 373},   {"semget", 393},     {"semctl", 394},      {"shmget", 395},
+        {"shmctl", 396},     {"shmat", 397},      {"shmdt", 398},       {"msgget", 399},
+        {"msgsnd", 400},     {"msgrcv", 401},     {"msgctl", 402}};
+    int number = seccomp_syscall_resolve_name_arch(arch.token, name.c_str());
+    if (number >= 0 || arch.audit != AUDIT_ARCH_I386) return number;
+    auto direct = kDirect.find(name);
+    return direct == kDirect.end() ? -1 : direct->second;
+}
 
 Program arch_program(const SpecSeccomp &policy, const Arch &arch) {
     uint32_t otherwise = action_code(policy.default_action, policy.default_errno_ret);
@@ -157,7 +174,7 @@ Program arch_program(const SpecSeccomp &policy, const Arch &arch) {
     for (const auto &rule : policy.rules) {
         uint32_t action = action_code(rule.action, rule.errno_ret);
         for (const auto &name : rule.names) {
-            int number = seccomp_syscall_resolve_name_arch(arch.token, name.c_str());
+            int number = system_call_number(arch, name);
             if (number < 0) continue; // not on this architecture
             last = std::max(last, uint32_t(number));
             if (action == otherwise) continue;

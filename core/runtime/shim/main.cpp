@@ -51,7 +51,7 @@ plan::View options() {
 void answer(int fd, uint32_t command, uint32_t a = 0, uint32_t b = 0, const char *text = nullptr) {
     plan::Message message = {};
     message.command = command;
-    message.a = a, message.b = b;
+    message.a = a, message.b = command == plan::kFailed ? b : uint32_t(exec_mode);
     message.length = text ? uint32_t(strlen(text)) : 0;
     int fds[2] = {child_pidfd, netns_fd};
     bool with = command == plan::kReady || command == plan::kStarted;

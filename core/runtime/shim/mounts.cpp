@@ -77,7 +77,8 @@ int make_in_root(const char *path, bool as_file, int depth = 0) {
                 Path other;
                 if (target[0] != '/') other.add(prefix.c(), prefix.size - name.size);
                 other.add(target, size_t(n)).add("/").add(rest);
-                while (other.size > 1 && other.bytes[other.size - 1] == '/') other.bytes[--other.size] = 0;
+                while (other.size > 1 && other.bytes[other.size - 1] == '/')
+                    other.bytes[--other.size] = 0;
                 return make_in_root(other.c(), as_file, depth + 1);
             }
         }

@@ -25,14 +25,17 @@ struct RuntimeTest : testing::Test {
         if (geteuid() != 0) GTEST_SKIP() << "needs root";
         if (access("/bin/busybox", X_OK) != 0) GTEST_SKIP() << "needs a static /bin/busybox";
         base = "/tmp/gantry-runtime-" + random_hex(4);
-        for (const char *dir : {"/root/bin", "/root/proc", "/root/dev", "/root/sys", "/root/tmp", "/root/etc", "/upper", "/work", "/run"})
+        for (const char *dir : {"/root/bin", "/root/proc", "/root/dev", "/root/sys", "/root/tmp", "/root/etc",
+                                "/upper", "/work", "/run"})
             make_directories(base + dir, 0755);
         std::string busybox = read_file("/bin/busybox", 16u << 20);
         write_file_atomically(base + "/root/bin/busybox", busybox, 0755, false);
-        for (const char *name : {"sh", "echo", "cat", "sleep", "true", "id", "ls", "wc", "stty", "kill", "head", "dd", "tail", "grep", "hostname", "touch", "mount"})
+        for (const char *name : {"sh", "echo", "cat", "sleep", "true", "id", "ls", "wc", "stty", "kill",
+                                 "head", "dd", "tail", "grep", "hostname", "touch", "mount"})
             ASSERT_EQ(0, symlink("busybox", (base + "/root/bin/" + name).c_str()));
         write_file_atomically(base + "/root/bin/notexec", "x", 0644, false);
-        settings = {std::string(GANTRY_BINARY_DIR) + "/lib/gantry/gantry-shim", base + "/run", "/gantry-test-" + base.substr(base.size() - 8), "test"};
+        settings = {std::string(GANTRY_BINARY_DIR) + "/lib/gantry/gantry-shim", base + "/run",
+                    "/gantry-test-" + base.substr(base.size() - 8), "test"};
         runtime = Runtime::make(settings);
     }
     void TearDown() override {
@@ -40,7 +43,8 @@ struct RuntimeTest : testing::Test {
         if (!runtime) runtime = Runtime::make(settings);
         runtime->sweep({});
         runtime.reset();
-        for (const auto &name : list_directory("/sys/fs/cgroup")) rmdir(("/sys/fs/cgroup/" + name + settings.cgroup_parent).c_str());
+        for (const auto &name : list_directory("/sys/fs/cgroup"))
+            rmdir(("/sys/fs/cgroup/" + name + settings.cgroup_parent).c_str());
         rmdir(("/sys/fs/cgroup" + settings.cgroup_parent).c_str());
         remove_tree(base);
     }
@@ -51,23 +55,36 @@ struct RuntimeTest : testing::Test {
         s.process.env = {"PATH=/bin"};
         s.process.capabilities = default_capabilities();
         s.hostname = "testbox";
-        s.namespaces = {{"pid", ""}, {"network", ""}, {"mount", ""}, {"ipc", ""}, {"uts", ""}, {"cgroup", ""}};
-        s.mounts = {{"/proc", "proc", "proc", {"nosuid", "noexec", "nodev"}},
-                    {"/dev", "tmpfs", "tmpfs", {"nosuid", "strictatime", "mode=755", "size=65536k"}},
-                    {"/dev/pts", "devpts", "devpts", {"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
-                    {"/sys", "sysfs", "sysfs", {"nosuid", "noexec", "nodev", "ro"}},
-                    {"/sys/fs/cgroup", "cgroup", "cgroup", {"ro", "nosuid", "noexec", "nodev"}},
-                    {"/dev/mqueue", "mqueue", "mqueue", {"nosuid", "noexec", "nodev"}},
-                    {"/dev/shm", "tmpfs", "shm", {"nosuid", "noexec", "nodev", "mode=1777", "size=67108864"}}};
+        s.namespaces = {{"pid", ""}, {"network", ""}, {"mount", ""},
+                        {"ipc", ""}, {"uts", ""},     {"cgroup", ""}};
+        s.mounts = {
+            {"/proc", "proc", "proc", {"nosuid", "noexec", "nodev"}},
+            {"/dev", "tmpfs", "tmpfs", {"nosuid", "strictatime", "mode=755", "size=65536k"}},
+            {"/dev/pts",
+             "devpts",
+             "devpts",
+             {"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+            {"/sys", "sysfs", "sysfs", {"nosuid", "noexec", "nodev", "ro"}},
+            {"/sys/fs/cgroup", "cgroup", "cgroup", {"ro", "nosuid", "noexec", "nodev"}},
+            {"/dev/mqueue", "mqueue", "mqueue", {"nosuid", "noexec", "nodev"}},
+            {"/dev/shm", "tmpfs", "shm", {"nosuid", "noexec", "nodev", "mode=1777", "size=67108864"}}};
         s.masked_paths = {"/proc/kcore", "/proc/keys", "/proc/acpi", "/proc/timer_list", "/sys/firmware"};
         s.read_only_paths = {"/proc/sys", "/proc/irq", "/proc/bus"};
         s.seccomp = default_seccomp(s.process.capabilities);
-        s.resources.devices = {{false, 'a', -1, -1, "rwm"}, {true, 'c', 1, -1, "rwm"}, {true, 'c', 5, -1, "rwm"}, {true, 'c', 136, -1, "rwm"}};
+        s.resources.devices = {{false, 'a', -1, -1, "rwm"},
+                               {true, 'c', 1, -1, "rwm"},
+                               {true, 'c', 5, -1, "rwm"},
+                               {true, 'c', 136, -1, "rwm"}};
         return s;
     }
     StartExtras extras() {
         StartExtras e;
-        e.rootfs = {{"overlay", "overlay", "", {"lowerdir=" + base + "/root", "upperdir=" + base + "/upper", "workdir=" + base + "/work"}, false}};
+        e.rootfs = {
+            {"overlay",
+             "overlay",
+             "",
+             {"lowerdir=" + base + "/root", "upperdir=" + base + "/upper", "workdir=" + base + "/work"},
+             false}};
         e.log_path = base + "/log.json";
         e.exit_path = base + "/exit";
         return e;

@@ -22,10 +22,13 @@ TEST_F(RuntimeTest, RunsAndRecordsExit) {
 }
 
 TEST_F(RuntimeTest, ConfinesTheProcess) {
-    auto s = spec({"sh", "-c",
-                   "echo pid $$; cat /proc/self/status | grep -E 'CapBnd|Seccomp:|NoNewPrivs'; cat /proc/self/cgroup | head -n 1;"
-                   "echo x > /proc/sys/kernel/domainname || echo ro; cat /proc/kcore | wc -c; ls /proc/self/fd | wc -l;"
-                   "mount -t tmpfs x /tmp || echo nomount; touch /rootfile || echo roroot; ls /sys/fs/cgroup | wc -l; id"});
+    auto s = spec(
+        {"sh", "-c",
+         "echo pid $$; cat /proc/self/status | grep -E 'CapBnd|Seccomp:|NoNewPrivs'; cat /proc/self/cgroup | "
+         "head -n 1;"
+         "echo x > /proc/sys/kernel/domainname || echo ro; cat /proc/kcore | wc -c; ls /proc/self/fd | wc -l;"
+         "mount -t tmpfs x /tmp || echo nomount; touch /rootfile || echo roroot; ls /sys/fs/cgroup | wc -l; "
+         "id"});
     s.root_read_only = true;
     s.process.uid = 1000, s.process.gid = 100;
     s.process.additional_gids = {10, 20};
@@ -63,8 +66,11 @@ TEST_F(RuntimeTest, SaysWhyACommandCannotStart) {
 }
 
 TEST_F(RuntimeTest, DeliversSignals) {
-    auto task = start(spec({"sh", "-c", "trap 'echo got; exit 9' TERM; echo ready; while :; do sleep 0.05; done"}), extras(), "box");
-    while (log().find("ready") == std::string::npos) usleep(1000);
+    auto task =
+        start(spec({"sh", "-c", "trap 'echo got; exit 9' TERM; echo ready; while :; do sleep 0.05; done"}),
+              extras(), "box");
+    while (log().find("ready") == std::string::npos)
+        usleep(1000);
     task->kill(SIGTERM);
     EXPECT_EQ(9, task->wait(10000)->code);
     EXPECT_THROW(task->kill(SIGTERM), Error);
@@ -79,8 +85,12 @@ TEST_F(RuntimeTest, DeliversSignals) {
 TEST_F(RuntimeTest, InitForwardsAndReaps) {
     auto e = extras();
     e.init = true;
-    auto task = start(spec({"sh", "-c", "(sleep 0.01 &) ; sleep 0.1; ls -d /proc/[0-9]* | wc -l; trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done"}), e);
-    while (log().find("ready") == std::string::npos) usleep(1000);
+    auto task = start(spec({"sh", "-c",
+                            "(sleep 0.01 &) ; sleep 0.1; ls -d /proc/[0-9]* | wc -l; trap 'exit 5' TERM; "
+                            "echo ready; while :; do sleep 0.05; done"}),
+                      e);
+    while (log().find("ready") == std::string::npos)
+        usleep(1000);
     EXPECT_EQ(std::string::npos, log().find("\"log\":\"1\\n\""));
     task->kill(SIGTERM);
     EXPECT_EQ(5, task->wait(10000)->code);
@@ -94,7 +104,8 @@ TEST_F(RuntimeTest, Passes2MiBOfStdinAndHalfCloses) {
         t.attach(std::move(theirs), {true, true, true, true, ""});
     });
     std::string data(2u << 20, 'x');
-    for (size_t i = 0; i < data.size(); i += 61) data[i] = '\n';
+    for (size_t i = 0; i < data.size(); i += 61)
+        data[i] = '\n';
     std::thread writer([&, fd = ours.get()] {
         write_all(fd, data, "stdin");
         shutdown(fd, SHUT_WR);
@@ -130,13 +141,16 @@ TEST_F(RuntimeTest, SurvivesAClientThatVanishes) {
 }
 
 TEST_F(RuntimeTest, GivesATerminal) {
-    auto s = spec({"sh", "-c", "stty size; test -t 0 && echo istty; read x; stty size; ls -l /dev/console; echo got $x"});
+    auto s = spec({"sh", "-c",
+                   "stty size; test -t 0 && echo istty; read x; stty size; ls -l /dev/console; echo got $x"});
     s.process.terminal = true;
     s.process.console_height = 33, s.process.console_width = 77;
     auto e = extras();
     e.open_stdin = true;
     auto [ours, theirs] = connection();
-    auto task = start(s, e, "box", [&](Task &t) { t.attach(std::move(theirs), {true, true, true, false, std::string("\x10\x11")}); });
+    auto task = start(s, e, "box", [&](Task &t) {
+        t.attach(std::move(theirs), {true, true, true, false, std::string("\x10\x11")});
+    });
     std::string text = read_until(ours.get(), "istty\r\n");
     EXPECT_NE(std::string::npos, text.find("33 77\r\n")) << text;
     task->resize(40, 100);
@@ -154,9 +168,12 @@ TEST_F(RuntimeTest, DetachKeysEndTheSessionOnly) {
     auto e = extras();
     e.open_stdin = true;
     auto [ours, theirs] = connection();
-    auto task = start(s, e, "box", [&](Task &t) { t.attach(std::move(theirs), {true, true, true, false, std::string("\x10\x11")}); });
+    auto task = start(s, e, "box", [&](Task &t) {
+        t.attach(std::move(theirs), {true, true, true, false, std::string("\x10\x11")});
+    });
     write_all(ours.get(), "\x10\x11", "stdin");
-    EXPECT_EQ("exec attach failed: error on attach stdin: read escape sequence\r\n", read_until(ours.get(), ""));
+    EXPECT_EQ("exec attach failed: error on attach stdin: read escape sequence\r\n",
+              read_until(ours.get(), ""));
     EXPECT_NE(0, task->pid());
     task->kill(SIGKILL);
     EXPECT_EQ(137, task->wait(10000)->code);
@@ -170,11 +187,14 @@ TEST_F(RuntimeTest, ExecutesInARunningContainer) {
         p.process.args = std::move(args);
         p.process.terminal = terminal;
         auto [ours, theirs] = connection();
-        auto done = runtime->exec(*task, "exec" + random_hex(4), p, {}, [&](Task &t) { t.attach(std::move(theirs), {true, true, true, false, ""}); });
+        auto done = runtime->exec(*task, "exec" + random_hex(4), p, {}, [&](Task &t) {
+            t.attach(std::move(theirs), {true, true, true, false, ""});
+        });
         std::string text = read_until(ours.get(), "");
         return std::pair(text, done->wait(10000)->code);
     };
-    auto [text, code] = run({"sh", "-c", "hostname; cat /proc/1/cmdline; grep -c . /proc/self/cgroup; exit 4"}, false);
+    auto [text, code] =
+        run({"sh", "-c", "hostname; cat /proc/1/cmdline; grep -c . /proc/self/cgroup; exit 4"}, false);
     EXPECT_EQ(4, code);
     EXPECT_EQ(0u, text.find("testbox\n")) << text;
     EXPECT_NE(std::string::npos, text.find("sleep")) << text;
@@ -193,7 +213,9 @@ TEST_F(RuntimeTest, ExecutesInARunningContainer) {
 }
 
 TEST_F(RuntimeTest, ReportsOom) {
-    auto s = spec({"sh", "-c", "x=$(dd if=/dev/zero bs=1M count=64 | sed s/x/y/ 2>/dev/null | tail -c 60000000); echo survived"});
+    auto s = spec(
+        {"sh", "-c",
+         "x=$(dd if=/dev/zero bs=1M count=64 | sed s/x/y/ 2>/dev/null | tail -c 60000000); echo survived"});
     s.process.args = {"tail", "/dev/zero"};
     s.resources.memory_limit = 16 << 20;
     s.resources.memory_swap = 16 << 20;
@@ -217,7 +239,8 @@ TEST_F(RuntimeTest, LimitsProcesses) {
 
 TEST_F(RuntimeTest, PausesAndUpdates) {
     auto task = start(spec({"sh", "-c", "while :; do echo tick; sleep 0.01; done"}), extras());
-    while (log().find("tick") == std::string::npos) usleep(1000);
+    while (log().find("tick") == std::string::npos)
+        usleep(1000);
     task->pause(true);
     auto frozen = log().size();
     usleep(60000);
@@ -227,7 +250,8 @@ TEST_F(RuntimeTest, PausesAndUpdates) {
     more.pids_limit = 50;
     runtime->update(*task, more);
     task->pause(false);
-    while (log().size() == frozen) usleep(1000);
+    while (log().size() == frozen)
+        usleep(1000);
     task->kill(SIGKILL);
     EXPECT_TRUE(task->wait(10000));
 }
@@ -235,7 +259,8 @@ TEST_F(RuntimeTest, PausesAndUpdates) {
 TEST_F(RuntimeTest, AdoptsAfterTheEngineIsGone) {
     auto e = extras();
     auto task = start(spec({"sh", "-c", "trap 'exit 6' TERM; echo ready; while :; do sleep 0.02; done"}), e);
-    while (log().find("ready") == std::string::npos) usleep(1000);
+    while (log().find("ready") == std::string::npos)
+        usleep(1000);
     pid_t pid = task->pid();
     task.reset();
     runtime.reset();
@@ -305,7 +330,8 @@ TEST_F(RuntimeTest, RunsThroughRunc) {
         start(spec({"nosuch"}), e, "gantry-test-" + random_hex(4));
         FAIL();
     } catch (const Error &error) {
-        EXPECT_NE(std::string::npos, error.message().find("executable file not found in $PATH")) << error.message();
+        EXPECT_NE(std::string::npos, error.message().find("executable file not found in $PATH"))
+            << error.message();
     }
 }
 

@@ -5,8 +5,8 @@
 
 #include <gantry/error.hpp>
 
-#include <boost/json.hpp>
 #include <gtest/gtest.h>
+#include <map>
 #include <random>
 #include <sys/mount.h>
 
@@ -19,7 +19,8 @@ RuntimeSpec small_spec() {
     spec.process.env = {"A=1", "HOME=/h"};
     spec.process.capabilities = {"CAP_CHOWN", "CAP_KILL"};
     spec.process.additional_gids = {7, 8};
-    spec.mounts = {{"/proc", "proc", "proc", {"nosuid"}}, {"/data", "bind", "/src", {"rbind", "ro", "rslave"}}};
+    spec.mounts = {{"/proc", "proc", "proc", {"nosuid"}},
+                   {"/data", "bind", "/src", {"rbind", "ro", "rslave"}}};
     spec.masked_paths = {"/proc/kcore"};
     return spec;
 }
@@ -37,8 +38,10 @@ size_t walk(const std::string &bytes) {
     size_t sum = 0;
     for (plan::Cursor c(bytes.data()); c.next();) {
         plan::View view = c.view();
-        for (uint32_t i = 0; i < view.numbers(); i++) sum += view.number(i);
-        for (uint32_t i = 0; i < view.strings(); i++) sum += strlen(view.text(i));
+        for (uint32_t i = 0; i < view.numbers(); i++)
+            sum += view.number(i);
+        for (uint32_t i = 0; i < view.strings(); i++)
+            sum += strlen(view.text(i));
     }
     return sum;
 }
@@ -49,9 +52,11 @@ TEST(Plan, RoundTrip) {
     std::string bytes = compiled(small_spec());
     ASSERT_TRUE(plan::valid(bytes.data(), bytes.size(), true));
     std::vector<std::string> args;
-    for (plan::Cursor c(bytes.data(), plan::kArg); c.next();) args.push_back(c.view().text(0));
+    for (plan::Cursor c(bytes.data(), plan::kArg); c.next();)
+        args.push_back(c.view().text(0));
     EXPECT_EQ((std::vector<std::string>{"/bin/true", "", "x y"}), args);
-    plan::Cursor caps(bytes.data(), plan::kCaps), ids(bytes.data(), plan::kIds), mounts(bytes.data(), plan::kMount);
+    plan::Cursor caps(bytes.data(), plan::kCaps), ids(bytes.data(), plan::kIds),
+        mounts(bytes.data(), plan::kMount);
     ASSERT_TRUE(caps.next() && ids.next() && mounts.next() && mounts.next());
     EXPECT_EQ(0x21u, caps.view().number(0));
     EXPECT_EQ(5u, ids.view().numbers());
@@ -83,7 +88,8 @@ TEST(Plan, DamagedBytesNeverLeadOutside) {
     for (int i = 0; i < 50000; i++) {
         // Its own allocation: a sanitizer sees the first byte beyond.
         std::string bad = bytes;
-        for (int k = 0; k < 1 + i % 3; k++) bad[random() % bad.size()] = char(random());
+        for (int k = 0; k < 1 + i % 3; k++)
+            bad[random() % bad.size()] = char(random());
         if (plan::valid(bad.data(), bad.size(), true)) accepted++, walk(bad);
     }
     EXPECT_LT(accepted, 50000u);
@@ -115,7 +121,8 @@ TEST(Cgroups, ConvertsToV2) {
     SpecResources r;
     r.memory_limit = 100, r.memory_swap = 150, r.cpu_shares = 1024, r.cpu_quota = 5000, r.pids_limit = -1;
     std::map<std::string, std::string> files;
-    for (const auto &w : compile_resources(layout, "/g/x", r, true)) files[w.path.substr(w.path.rfind('/') + 1)] = w.value;
+    for (const auto &w : compile_resources(layout, "/g/x", r, true))
+        files[w.path.substr(w.path.rfind('/') + 1)] = w.value;
     EXPECT_EQ("100", files["memory.max"]);
     EXPECT_EQ("50", files["memory.swap.max"]);
     EXPECT_EQ("39", files["cpu.weight"]);
@@ -129,11 +136,11 @@ TEST(SpecJson, IsAnOciDocument) {
     auto spec = small_spec();
     spec.seccomp = default_seccomp(default_capabilities());
     spec.resources.memory_limit = 1 << 20;
-    auto root = boost::json::parse(to_json(spec)).as_object();
-    EXPECT_EQ("1.0.2", root.at("ociVersion").as_string());
-    EXPECT_EQ(3u, root.at("process").at("args").as_array().size());
-    EXPECT_EQ(1 << 20, root.at("linux").at("resources").at("memory").at("limit").as_int64());
-    EXPECT_EQ("SCMP_ACT_ERRNO", root.at("linux").at("seccomp").at("defaultAction").as_string());
+    std::string text = to_json(spec);
+    for (const char *part : {R"("ociVersion":"1.0.2")", R"("args":["/bin/true","","x y"])",
+                             R"("memory":{"limit":1048576)", R"("defaultAction":"SCMP_ACT_ERRNO")",
+                             R"("type":"bind","source":"/src","options":["rbind","ro","rslave"])"})
+        EXPECT_NE(std::string::npos, text.find(part)) << part;
     EXPECT_EQ(14u, default_capabilities().size());
 }
 

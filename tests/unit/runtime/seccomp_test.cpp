@@ -5,6 +5,7 @@
 
 #include <gantry/error.hpp>
 
+#include <algorithm>
 #include <cstring>
 #include <gtest/gtest.h>
 #include <linux/audit.h>
@@ -26,23 +27,33 @@ uint32_t run(const Program &program, const seccomp_data &data) {
         uint32_t operand = BPF_SRC(i.code) == BPF_X ? x : i.k;
         switch (BPF_CLASS(i.code)) {
         case BPF_LD:
-            if (BPF_MODE(i.code) == BPF_MEM) a = memory[i.k & 15];
-            else if (BPF_MODE(i.code) == BPF_IMM) a = i.k;
-            else memcpy(&a, reinterpret_cast<const char *>(&data) + i.k, 4);
+            if (BPF_MODE(i.code) == BPF_MEM)
+                a = memory[i.k & 15];
+            else if (BPF_MODE(i.code) == BPF_IMM)
+                a = i.k;
+            else
+                memcpy(&a, reinterpret_cast<const char *>(&data) + i.k, 4);
             break;
         case BPF_LDX: x = BPF_MODE(i.code) == BPF_MEM ? memory[i.k & 15] : i.k; break;
         case BPF_ST: memory[i.k & 15] = a; break;
         case BPF_STX: memory[i.k & 15] = x; break;
         case BPF_ALU:
-            if (BPF_OP(i.code) == BPF_AND) a &= operand;
-            else if (BPF_OP(i.code) == BPF_OR) a |= operand;
-            else ADD_FAILURE() << "unknown arithmetic";
+            if (BPF_OP(i.code) == BPF_AND)
+                a &= operand;
+            else if (BPF_OP(i.code) == BPF_OR)
+                a |= operand;
+            else
+                ADD_FAILURE() << "unknown arithmetic";
             break;
         case BPF_JMP: {
-            bool yes = BPF_OP(i.code) == BPF_JEQ ? a == operand : BPF_OP(i.code) == BPF_JGT ? a > operand
-                     : BPF_OP(i.code) == BPF_JGE ? a >= operand : (a & operand) != 0;
-            if (BPF_OP(i.code) == BPF_JA) pc += i.k;
-            else pc += yes ? i.jt : i.jf;
+            bool yes = BPF_OP(i.code) == BPF_JEQ   ? a == operand
+                       : BPF_OP(i.code) == BPF_JGT ? a > operand
+                       : BPF_OP(i.code) == BPF_JGE ? a >= operand
+                                                   : (a & operand) != 0;
+            if (BPF_OP(i.code) == BPF_JA)
+                pc += i.k;
+            else
+                pc += yes ? i.jt : i.jf;
             break;
         }
         case BPF_RET: return i.k;
@@ -61,14 +72,19 @@ Program ours(const SpecSeccomp &policy) {
 }
 
 uint32_t scmp_action(const std::string &name, std::optional<uint32_t> value) {
-    return name == "SCMP_ACT_ALLOW" ? SCMP_ACT_ALLOW : name == "SCMP_ACT_ERRNO" ? SCMP_ACT_ERRNO(value.value_or(1)) : SCMP_ACT_KILL_PROCESS;
+    return name == "SCMP_ACT_ALLOW"   ? SCMP_ACT_ALLOW
+           : name == "SCMP_ACT_ERRNO" ? SCMP_ACT_ERRNO(value.value_or(1))
+                                      : SCMP_ACT_KILL_PROCESS;
 }
 
 Program theirs(const SpecSeccomp &policy) {
     uint32_t fallback = scmp_action(policy.default_action, policy.default_errno_ret);
     scmp_filter_ctx context = seccomp_init(fallback);
-    for (auto [name, token] : {std::pair{"SCMP_ARCH_X86_64", SCMP_ARCH_X86_64}, {"SCMP_ARCH_X86", SCMP_ARCH_X86}, {"SCMP_ARCH_X32", SCMP_ARCH_X32}})
-        if (std::find(policy.architectures.begin(), policy.architectures.end(), name) != policy.architectures.end())
+    for (auto [name, token] : {std::pair{"SCMP_ARCH_X86_64", SCMP_ARCH_X86_64},
+                               {"SCMP_ARCH_X86", SCMP_ARCH_X86},
+                               {"SCMP_ARCH_X32", SCMP_ARCH_X32}})
+        if (std::find(policy.architectures.begin(), policy.architectures.end(), name) !=
+            policy.architectures.end())
             seccomp_arch_add(context, uint32_t(token));
     for (const auto &rule : policy.rules)
         for (const auto &name : rule.names) {
@@ -77,39 +93,50 @@ Program theirs(const SpecSeccomp &policy) {
             if (number == __NR_SCMP_ERROR || action == fallback) continue;
             std::vector<scmp_arg_cmp> args;
             for (const auto &arg : rule.args) {
-                scmp_compare op = arg.op == "SCMP_CMP_EQ" ? SCMP_CMP_EQ : arg.op == "SCMP_CMP_NE" ? SCMP_CMP_NE
-                                : arg.op == "SCMP_CMP_LT" ? SCMP_CMP_LT : arg.op == "SCMP_CMP_LE" ? SCMP_CMP_LE
-                                : arg.op == "SCMP_CMP_GT" ? SCMP_CMP_GT : arg.op == "SCMP_CMP_GE" ? SCMP_CMP_GE : SCMP_CMP_MASKED_EQ;
+                scmp_compare op = arg.op == "SCMP_CMP_EQ"   ? SCMP_CMP_EQ
+                                  : arg.op == "SCMP_CMP_NE" ? SCMP_CMP_NE
+                                  : arg.op == "SCMP_CMP_LT" ? SCMP_CMP_LT
+                                  : arg.op == "SCMP_CMP_LE" ? SCMP_CMP_LE
+                                  : arg.op == "SCMP_CMP_GT" ? SCMP_CMP_GT
+                                  : arg.op == "SCMP_CMP_GE" ? SCMP_CMP_GE
+                                                            : SCMP_CMP_MASKED_EQ;
                 args.push_back({arg.index, op, arg.value, arg.value_two});
             }
-            EXPECT_EQ(0, seccomp_rule_add_array(context, action, number, unsigned(args.size()), args.data())) << name;
+            EXPECT_EQ(0, seccomp_rule_add_array(context, action, number, unsigned(args.size()), args.data()))
+                << name;
         }
     int fd = memfd_create("bpf", 0);
     EXPECT_EQ(0, seccomp_export_bpf(context, fd));
     seccomp_release(context);
     Program program(size_t(lseek(fd, 0, SEEK_END)) / sizeof(sock_filter));
-    EXPECT_EQ(ssize_t(program.size() * sizeof(sock_filter)), pread(fd, program.data(), program.size() * sizeof(sock_filter), 0));
+    EXPECT_EQ(ssize_t(program.size() * sizeof(sock_filter)),
+              pread(fd, program.data(), program.size() * sizeof(sock_filter), 0));
     close(fd);
     return program;
 }
 
 void compare(const SpecSeccomp &policy, uint32_t enosys_ok = SECCOMP_RET_ERRNO | 38) {
     Program a = ours(policy), b = theirs(policy);
-    const uint64_t kValues[] = {0, 1, 2, 8, 9, 10, 16, 0x11, 0x20000, 0x20008, 0x7e020000, 0x10000000, 0x00020011, 0x80000000,
-                                0xffffffff, 0x100000000, 0x100000008, 0x1ffffffff, ~0ull};
+    const uint64_t kValues[] = {0,           1,           2,           8,          9,
+                                10,          16,          0x11,        0x20000,    0x20008,
+                                0x7e020000,  0x10000000,  0x00020011,  0x80000000, 0xffffffff,
+                                0x100000000, 0x100000008, 0x1ffffffff, ~0ull};
     size_t newer = 0, differences = 0;
-    for (uint32_t arch : {AUDIT_ARCH_X86_64, AUDIT_ARCH_I386, AUDIT_ARCH_AARCH64})
+    for (uint32_t arch :
+         {uint32_t(AUDIT_ARCH_X86_64), uint32_t(AUDIT_ARCH_I386), uint32_t(AUDIT_ARCH_AARCH64)})
         for (uint32_t base : {0u, 0x40000000u}) {
             if (base && arch != AUDIT_ARCH_X86_64) continue;
             for (uint32_t nr = 0; nr < 700; nr++)
                 for (uint64_t value : kValues) {
                     seccomp_data data{};
                     data.nr = int(base + nr), data.arch = arch;
-                    for (int i = 0; i < 6; i++) data.args[i] = (nr + unsigned(i)) % 3 ? value : value + unsigned(i);
+                    for (int i = 0; i < 6; i++)
+                        data.args[i] = (nr + unsigned(i)) % 3 ? value : value + unsigned(i);
                     data.args[0] = data.args[1] = value;
                     // On 32 bits the kernel zero-extends.
                     if (arch == AUDIT_ARCH_I386)
-                        for (auto &arg : data.args) arg = uint32_t(arg);
+                        for (auto &arg : data.args)
+                            arg = uint32_t(arg);
                     uint32_t got = run(a, data), wanted = run(b, data);
                     if (got == wanted) continue;
                     if (got == enosys_ok && nr >= 400 && wanted == (SECCOMP_RET_ERRNO | 1)) {
@@ -117,12 +144,15 @@ void compare(const SpecSeccomp &policy, uint32_t enosys_ok = SECCOMP_RET_ERRNO |
                         continue;
                     }
                     if (differences++ < 10)
-                        ADD_FAILURE() << std::hex << "arch " << arch << " nr " << std::dec << base + nr << " value " << value
-                                      << std::hex << ": " << got << " instead of " << wanted;
+                        ADD_FAILURE()
+                            << std::hex << "arch " << arch << " nr " << std::dec << base + nr << " value "
+                            << value << std::hex << ": " << got << " instead of " << wanted;
                 }
         }
     EXPECT_EQ(0u, differences);
-    if (enosys_ok) EXPECT_GT(newer, 0u);
+    if (enosys_ok) {
+        EXPECT_GT(newer, 0u);
+    }
 }
 
 } // namespace
@@ -137,7 +167,8 @@ TEST(Seccomp, DefaultPolicyEqualsLibseccomp) {
 TEST(Seccomp, PolicyOfAPowerfulContainer) { compare(default_seccomp(all_capabilities())); }
 
 TEST(Seccomp, CustomProfile) {
-    auto policy = parse_seccomp_profile(R"({"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86_64","SCMP_ARCH_X86"],
+    auto policy = parse_seccomp_profile(
+        R"({"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86_64","SCMP_ARCH_X86"],
         "syscalls":[{"names":["mkdir","chmod"],"action":"SCMP_ACT_ERRNO","errnoRet":5},
                     {"name":"lseek","action":"SCMP_ACT_ERRNO","args":[{"index":2,"value":9,"op":"SCMP_CMP_GT"}]},
                     {"name":"getdents64","action":"SCMP_ACT_ERRNO","args":[{"index":1,"value":4294967296,"op":"SCMP_CMP_GE"}]},
@@ -146,7 +177,7 @@ TEST(Seccomp, CustomProfile) {
                     {"name":"flock","action":"SCMP_ACT_ERRNO","args":[{"index":1,"value":4294967296,"op":"SCMP_CMP_NE"}]},
                     {"name":"kexec_load","action":"SCMP_ACT_KILL","excludes":{"caps":["CAP_SYS_BOOT"]}},
                     {"name":"umask","action":"SCMP_ACT_ERRNO","includes":{"caps":["CAP_SYS_BOOT"]}}]})",
-                                        {"CAP_SYS_BOOT"});
+        {"CAP_SYS_BOOT"});
     EXPECT_EQ(7u, policy.rules.size());
     compare(policy, 0);
 }
@@ -164,11 +195,11 @@ TEST(Seccomp, CapabilitiesOpenTheirCalls) {
         data.nr = nr, data.arch = AUDIT_ARCH_X86_64, data.args[0] = arg;
         return run(ours(default_seccomp(caps)), data);
     };
-    EXPECT_EQ(SECCOMP_RET_ERRNO | 1u, verdict({}, 165, 0));                     // mount
+    EXPECT_EQ(SECCOMP_RET_ERRNO | 1u, verdict({}, 165, 0)); // mount
     EXPECT_EQ(SECCOMP_RET_ALLOW, verdict({"CAP_SYS_ADMIN"}, 165, 0));
-    EXPECT_EQ(SECCOMP_RET_ERRNO | 38u, verdict({}, 435, 0));                    // clone3
-    EXPECT_EQ(SECCOMP_RET_ERRNO | 1u, verdict({}, 56, 0x10000000));             // clone(CLONE_NEWUSER)
-    EXPECT_EQ(SECCOMP_RET_ALLOW, verdict({}, 56, 0x00010000));                  // a thread
+    EXPECT_EQ(SECCOMP_RET_ERRNO | 38u, verdict({}, 435, 0));        // clone3
+    EXPECT_EQ(SECCOMP_RET_ERRNO | 1u, verdict({}, 56, 0x10000000)); // clone(CLONE_NEWUSER)
+    EXPECT_EQ(SECCOMP_RET_ALLOW, verdict({}, 56, 0x00010000));      // a thread
     EXPECT_EQ(SECCOMP_RET_ERRNO | 38u, verdict({}, 9999, 0));
 }
 
