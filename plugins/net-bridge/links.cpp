@@ -180,7 +180,12 @@ int ensure_bridge(const BridgeSpec &spec) {
     Batch b;
     b.message(RTM_NEWLINK, 0, link_header(link.index, IFF_UP));
     put_address(b, link.index, spec.gateway, spec.subnet.prefix);
-    if (spec.subnet6) put_address(b, link.index, spec.gateway6, spec.subnet6->prefix);
+    if (spec.subnet6) {
+        put_address(b, link.index, spec.gateway6, spec.subnet6->prefix);
+        // For forwarded packets the kernel solicits neighbours from a link-local address only, and its
+        // own stays tentative for a second or two after the first port came up.
+        put_address(b, link.index, parse_address("fe80::1", "link-local address"), 64);
+    }
     nl.run(b, "set up bridge " + spec.name);
     return link.index;
 }
