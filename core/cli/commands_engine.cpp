@@ -333,12 +333,17 @@ int mirror_explain(Invocation &invocation) {
             print_line(std::to_string(++number) + ". " + printable(format_value(endpoint)));
             continue;
         }
-        std::string line = std::to_string(++number) + ". " + text_at(endpoint, "url"), details;
-        for (const auto &pair : endpoint.get_object())
-            if (pair.key() != "url")
-                details += (details.empty() ? "" : ", ") + std::string(pair.key()) + ": " +
-                           format_value(pair.value());
-        print_line(printable(details.empty() ? line : line + "  (" + details + ")"));
+        std::string line = std::to_string(++number) + ". " + text_at(endpoint, "url");
+        for (const char *key : {"role", "state"})
+            if (std::string text = text_at(endpoint, key); !text.empty()) line += "  " + text;
+        std::string rights;
+        for (auto [key, right] :
+             {std::pair{"can_resolve", "resolve"}, {"can_pull", "pull"}, {"can_push", "push"}})
+            if (bool_at(endpoint, key)) rights += (rights.empty() ? "" : ", ") + std::string(right);
+        if (!rights.empty()) line += "  [" + rights + "]";
+        print_line(printable(line));
+        if (std::string reason = text_at(endpoint, "reason"); !reason.empty())
+            print_line("   " + printable(reason));
     }
     return 0;
 }

@@ -35,8 +35,7 @@ TEST(CreateBody, Interactive) {
 TEST(CreateBody, Full) {
     setenv("GANTRY_TEST_VARIABLE", "from-env", 1);
     unsetenv("GANTRY_TEST_ABSENT");
-    EXPECT_EQ(body_of({"-d",
-                       "-e",
+    EXPECT_EQ(body_of({"-e",
                        "A=1=2",
                        "-e",
                        "GANTRY_TEST_VARIABLE",
