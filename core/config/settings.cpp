@@ -45,7 +45,7 @@ constexpr gantry_option kEngine[] = {
     bounded(option_duration("stop_timeout", "\"10s\"", "wait between SIGTERM and SIGKILL"), 0,
             86400 * kSecond),
     bounded(option_size("log_max_size", "\"10MiB\"", "size of a container's log file before it is rotated"),
-            4096, INT64_MAX),
+            4096, int64_t(1) << 40),
     option_int("log_max_files", "3", 1, 1000, "log files kept for each container"),
     option_list("dns", "[]", &kText, "name servers of containers; empty: those of the host"),
 };

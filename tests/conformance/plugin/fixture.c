@@ -107,7 +107,7 @@ static gantry_status layer_create(gantry_driver *d, const gantry_call *call, con
     return GANTRY_OK;
 }
 
-static gantry_status mounts(gantry_driver *d, const gantry_call *call, const char *id,
+__attribute__((unused)) static gantry_status mounts(gantry_driver *d, const gantry_call *call, const char *id,
                             const char *const *parents, uint32_t parent_count, int32_t read_only,
                             const gantry_mount_sink *sink) {
     const char *options[2];

@@ -231,7 +231,7 @@ TEST_F(HostTest, AutoTakesTheFirstThatWorks) {
     PluginHost host(*s, nullptr);
     host.storage();
     EXPECT_EQ(host.storage_name(), "plain");
-    const auto none = settings({{"storage.prefer", "absent"}});
+    const auto none = settings({{"storage.prefer", "absent"}, {"engine.root", dir + "/other"}});
     PluginHost empty(*none, nullptr);
     EXPECT_NE(error_of([&] { empty.storage(); }).message().find("absent: no such plugin"), std::string::npos);
 }
