@@ -193,9 +193,10 @@ void remove_cgroups_patiently() {
     fail_start(kClassInternal, error, text.c());
 }
 
-void record_exit(int status, bool oom, int64_t time_ns) {
+/// The record's descriptor, to be synced once the engine knows: a disk flush costs more than all the rest.
+int record_exit(int status, bool oom, int64_t time_ns) {
     const char *path = options().text(plan::kExitPath);
-    if (!*path) return;
+    if (!*path) return -1;
     TextBuffer<256> text;
     text.add("code=").number(unsigned(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status)));
     text.add("\nsignal=").number(unsigned(WIFSIGNALED(status) ? WTERMSIG(status) : 0));
@@ -203,10 +204,9 @@ void record_exit(int status, bool oom, int64_t time_ns) {
     Path temporary;
     temporary.add(path).add(".tmp");
     int fd = open(temporary.c(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (fd < 0) return;
-    bool written = write(fd, text.c(), text.size) == ssize_t(text.size) && fsync(fd) == 0;
-    close(fd);
-    if (written) rename(temporary.c(), path);
+    if (fd < 0) return -1;
+    if (write(fd, text.c(), text.size) == ssize_t(text.size)) rename(temporary.c(), path);
+    return fd;
 }
 
 int exit_status;
@@ -219,13 +219,14 @@ void process_ended(int status) {
     kill_leftovers();
     streams_finish();
     int64_t now = now_ns(CLOCK_REALTIME);
-    record_exit(status, oom, now);
+    int record = record_exit(status, oom, now);
     bool clean = remove_cgroups();
     plan::Message message = {};
     message.command = plan::kExited;
     message.a = uint32_t(status), message.b = oom, message.time_ns = now;
     for (int fd : engines)
         if (fd >= 0) send_message(fd, message, nullptr, nullptr, 0);
+    if (record >= 0) fsync(record), close(record);
     if (!clean) remove_cgroups_patiently();
     finish_deadline = now_ns(CLOCK_MONOTONIC) + 30000000000;
 }
