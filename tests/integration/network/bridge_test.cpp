@@ -2,7 +2,8 @@
 #include "world.h"
 
 #include <chrono>
-#include <numeric>
+#include <mutex>
+#include <set>
 
 using namespace world;
 
@@ -274,6 +275,42 @@ TEST_F(World, TwoEnginesAndAClean) {
         EXPECT_NE(reach_tcp(host.get(), "::1", 8002, s2), "");
     }
     EXPECT_EQ(shell("ip -br link; nft list ruleset"), before);
+}
+
+TEST_F(World, ManyAtOnce) {
+    Engine engine;
+    engine.start();
+    std::mutex mutex;
+    std::set<std::string> addresses;
+    std::set<uint16_t> ports;
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 6; ++t)
+        threads.emplace_back([&] {
+            const CallScope call;
+            for (int i = 0; i < 5; ++i) {
+                UniqueFd ns = new_namespace();
+                EndpointSpec spec;
+                spec.id = new_id();
+                spec.network_id = engine.network.id;
+                spec.netns_fd = ns.get();
+                const EndpointInfo info = engine.driver->attach(call, spec);
+                const auto settled = engine.driver->publish(call, spec.id, info, {port(0, 80)});
+                {
+                    const std::lock_guard lock(mutex);
+                    EXPECT_TRUE(addresses.insert(info.ipv4).second) << info.ipv4;
+                    EXPECT_TRUE(ports.insert(settled.at(0).host_port).second);
+                }
+                if (i % 2 == 0) continue;
+                const std::lock_guard lock(mutex); // so that nobody gets its port before it is taken out
+                engine.driver->detach(call, spec);
+                ports.erase(settled[0].host_port);
+            }
+        });
+    for (auto &t : threads)
+        t.join();
+    EXPECT_EQ(addresses.size(), 30u);
+    const std::string table = shell("nft list map inet gantry_" + engine.id + " dnat4");
+    EXPECT_EQ(std::count(table.begin(), table.end(), '.'), 18 * 5 + 2) << table;
 }
 
 TEST_F(World, Speed) {
