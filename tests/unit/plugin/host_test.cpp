@@ -287,6 +287,42 @@ TEST_F(HostTest, WrongAnswersNameThePlugin) {
     with("status99", [&](StorageDriver &d) { d.create(call, "a", {}, 0); });
 }
 
+TEST_F(HostTest, SinksOfAnEndpointAreUsedExactlyOnce) {
+    copy("careless-network");
+    CallScope call;
+    const std::vector<PortBinding> ports{{GANTRY_TCP, "", 0, 0, 80}};
+    for (const char *mode : {"", "never", "twice", "null", "prefix", "unsettled", "throws"}) {
+        const auto s = settings({{"network.driver", "careless"}, {"network.careless.mode", mode}});
+        PluginHost host(*s, nullptr);
+        const auto driver = host.network();
+        const std::string m = mode;
+        const bool attaches = m.empty() || m == "unsettled" || m == "throws";
+        const bool publishes = m.empty() || m == "null" || m == "prefix";
+        if (attaches)
+            EXPECT_EQ(driver->attach(call, {}).ipv4, "10.0.0.2");
+        else
+            EXPECT_NE(error_of([&] { driver->attach(call, {}); }).message().find("plugin careless"), m.npos)
+                << m;
+        if (publishes)
+            EXPECT_EQ(driver->publish(call, "e", {}, ports)[0].host_port, 1234);
+        else
+            EXPECT_NE(
+                error_of([&] { driver->publish(call, "e", {}, ports); }).message().find("plugin careless"),
+                m.npos)
+                << m;
+    }
+}
+
+#if defined(__x86_64__)
+TEST_F(HostTest, PluginBuiltAgainstTheFirstReleaseLoads) {
+    const std::string archived = std::string(GANTRY_SOURCE_DIR) + "/tests/conformance/plugin/archive/";
+    write_file_atomically(plugins + "/old.so", read_file(archived + "plain-abi-1.0-x86_64.so"), 0644, false);
+    const auto s = settings({{"storage.driver", "plain"}});
+    PluginHost host(*s, nullptr);
+    EXPECT_EQ(host.storage()->list(CallScope()), std::vector<std::string>{"a"});
+}
+#endif
+
 TEST_F(HostTest, EachClassCrossesWhole) {
     copy("plain");
     const auto s = settings({{"storage.driver", "plain"}});
