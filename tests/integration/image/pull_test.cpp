@@ -385,6 +385,17 @@ TEST_P(ImagePull, ImportOfATar) {
     EXPECT_EQ(layer_count(), 0u);
 }
 
+// For measurements: GANTRY_PULL=host:port/name:tag, --gtest_also_run_disabled_tests.
+TEST_P(ImagePull, DISABLED_TimeOfOnePull) {
+    const char *what = std::getenv("GANTRY_PULL");
+    if (!what) GTEST_SKIP() << "GANTRY_PULL names no image";
+    const auto begin = std::chrono::steady_clock::now();
+    pull(what);
+    const auto took = std::chrono::steady_clock::now() - begin;
+    std::cout << GetParam() << ": " << std::chrono::duration_cast<std::chrono::milliseconds>(took).count()
+              << " ms for " << images->get(what).size << " bytes\n";
+}
+
 INSTANTIATE_TEST_SUITE_P(Drivers, ImagePull, ::testing::Values("overlay", "vfs"),
                          [](const auto &info) { return info.param; });
 
