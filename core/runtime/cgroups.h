@@ -42,6 +42,9 @@ std::vector<CgroupWrite> compile_resources(const CgroupLayout &layout, const std
 /// cpu.shares 2..262144 to cpu.weight 1..10000, runc's formula.
 uint64_t weight_of_shares(uint64_t shares);
 
+/// cgroup v2: the device rules as a program on the group; it goes with the group.
+void attach_device_program(const std::string &dir, const std::vector<SpecDeviceRule> &rules);
+
 /// Every process of the group and its children.
 std::vector<pid_t> cgroup_pids(const std::string &dir);
 void freeze_cgroup(const CgroupLayout &layout, const std::string &group, bool frozen);

@@ -453,6 +453,8 @@ class RuntimeImpl : public Runtime {
         if (!extras.external_runtime.empty()) write_bundle(external, extras, impl->shim_);
         // Compiled first: when that throws, the sandbox is still whole and ends itself.
         PlanWriter plan = compile_start(extras.external_runtime.empty() ? spec : external, extras, context);
+        if (layout_.unified_only() && extras.external_runtime.empty() && !spec.resources.devices.empty())
+            attach_device_program(impl->shim_.cgroups.front(), spec.resources.devices);
         return run(std::move(impl->shim_), plan, extras, before_start);
     }
 
