@@ -242,6 +242,29 @@ TEST(OverlayMounts, AreWhatTheContractSays) {
     EXPECT_EQ(driver.mounts(call, "c", {"b", "a"}, true)[0].options[0], "lowerdir+=" + o + "c/fs");
 }
 
+// A string that fsconfig(2) does not take goes through mount(2), as everything does before Linux 6.8.
+TEST(OverlayMounts, LongOptionsTakeTheClassicCall) {
+    TempDir dir;
+    Mount mount;
+    mount.type = "overlay";
+    mount.source = "overlay";
+    std::string lower;
+    for (int i = 0; i < 12; ++i) {
+        const std::string layer = dir.path + "/layer-with-a-long-name-" + std::to_string(i);
+        make_directories(layer, 0755);
+        write_file_atomically(layer + "/f" + std::to_string(i), "x", 0644, false);
+        lower += (i ? ":" : "lowerdir=") + layer;
+    }
+    for (const char *name : {"/upper", "/work"})
+        make_directories(dir.path + name, 0755);
+    mount.options = {lower, "upperdir=" + dir.path + "/upper", "workdir=" + dir.path + "/work"};
+    const View v{mount_detached({mount})};
+    EXPECT_EQ(list_directory(v.path()).size(), 12u);
+    write_file_atomically(v.path() + "new", "x", 0644, false);
+    EXPECT_TRUE(path_exists(dir.path + "/upper/new"));
+    EXPECT_TRUE(path_exists("/proc/self/stat")) << "the mount shows in this namespace";
+}
+
 TEST(OverlayMounts, RefusesARootThatCannotCarryIt) {
     TempDir dir;
     make_directories(dir.path + "/lower/x", 0755);
