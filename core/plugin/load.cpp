@@ -7,14 +7,19 @@
 
 #include <boost/dll/shared_library.hpp>
 #include <cstring>
+#include <deque>
+#include <mutex>
 
 namespace gantry {
 
 const struct gantry_plugin_entry &load_entry(const std::string &path) {
     try {
-        // Leaked on purpose, see above.
-        auto *library = new boost::dll::shared_library(path, boost::dll::load_mode::rtld_now |
-                                                                 boost::dll::load_mode::rtld_local);
+        // Never destroyed, see above.
+        static auto *const libraries = new std::deque<boost::dll::shared_library>;
+        static std::mutex mutex;
+        std::lock_guard lock(mutex);
+        auto *library = &libraries->emplace_back(path, boost::dll::load_mode::rtld_now |
+                                                           boost::dll::load_mode::rtld_local);
         return library->get<const struct gantry_plugin_entry>(GANTRY_PLUGIN_SYMBOL);
     } catch (const std::bad_alloc &) {
         throw;

@@ -1,10 +1,20 @@
 // StorageDriver over a loaded plugin's table.
 #include "core/plugin/proxy.h"
 
+#include <cstring>
+
 namespace gantry {
 namespace {
 
 constexpr uint32_t kMountLimit = 4096;
+
+/// Reading an enumeration that holds none of its values is undefined; its bytes are not.
+template <typename Enum> uint32_t number(const Enum &value) {
+    static_assert(sizeof value == sizeof(uint32_t));
+    uint32_t out;
+    std::memcpy(&out, &value, sizeof out);
+    return out;
+}
 
 struct Parents {
     std::vector<const char *> raw;
@@ -24,8 +34,7 @@ class StorageProxy : public StorageDriver, private ProxyBase {
         gantry_storage_caps raw{};
         raw.struct_size = sizeof raw;
         invoke(call, "ask storage for its abilities", [&](auto *c) { return t().caps(driver(), c, &raw); });
-        if (raw.whiteout < GANTRY_WHITEOUT_NONE || raw.whiteout > GANTRY_WHITEOUT_AUFS)
-            fail("names an unknown kind of whiteout");
+        if (number(raw.whiteout) > GANTRY_WHITEOUT_AUFS) fail("names an unknown kind of whiteout");
         StorageCaps out;
         out.whiteout = raw.whiteout;
         out.independent_layers = raw.independent_layers != 0;
@@ -111,9 +120,9 @@ class StorageProxy : public StorageDriver, private ProxyBase {
         auto sink = sink_for<gantry_change_sink>(&into);
         sink.add = [](void *ctx, gantry_change_kind kind, const char *path) {
             return Into::run(ctx, [&](Into &c) {
+                if (number(kind) > GANTRY_CHANGE_DELETED) c.self->fail("named an unknown kind of change");
                 Change change{kind, c.self->required(path, "path of a change")};
-                if (kind < GANTRY_CHANGE_MODIFIED || kind > GANTRY_CHANGE_DELETED || change.path[0] != '/' ||
-                    (change.path + "/").find("/../") != std::string::npos)
+                if (change.path[0] != '/' || (change.path + "/").find("/../") != std::string::npos)
                     c.self->fail("named the impossible change " + change.path);
                 (*c.out)(change);
             });
