@@ -40,10 +40,12 @@ struct TempDir {
 inline void shell_in(int dir_fd, const std::string &script) {
     const pid_t child = ::fork();
     if (child == 0) {
+        // Entered first: the descriptor may itself be number 9.
+        if (::fchdir(dir_fd) != 0) ::_exit(125);
         // The shell complains of a working directory without a path; the script gets stderr back.
         ::dup2(2, 9);
         ::dup2(::open("/dev/null", O_WRONLY), 2);
-        if (::fchdir(dir_fd) == 0) ::execl("/bin/sh", "sh", "-ec", ("exec 2>&9; " + script).c_str(), nullptr);
+        ::execl("/bin/sh", "sh", "-ec", ("exec 2>&9; " + script).c_str(), nullptr);
         ::_exit(126);
     }
     int status = 0;
