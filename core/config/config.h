@@ -19,20 +19,20 @@ struct EngineConfig {
     std::string root = "/var/lib/gantry";
     std::string run = "/run/gantry";
     std::string socket = "/run/gantry/gantry.sock";
-    std::string socket_group;                 // "" : root only
-    std::vector<std::string> plugin_dirs;     // default: <prefix>/lib/gantry/plugins beside the binary
+    std::string socket_group;             // "" : root only
+    std::vector<std::string> plugin_dirs; // default: <prefix>/lib/gantry/plugins beside the binary
     std::string log_level = "info";
-    std::string shim;                         // "" : found beside the binary
-    std::string libexec;                      // "" : found beside the binary (<prefix>/lib/gantry)
-    std::string default_runtime = "gantry";   // or a key of `runtimes`
+    std::string shim;                       // "" : found beside the binary
+    std::string libexec;                    // "" : found beside the binary (<prefix>/lib/gantry)
+    std::string default_runtime = "gantry"; // or a key of `runtimes`
     std::vector<std::pair<std::string, std::string>> runtimes; // name -> path; "runc" is preset
     std::string cgroup_parent = "/gantry";
     uint32_t warm_sandboxes = 2;
     int64_t call_timeout_ns = 120ll * 1000000000; // deadline of a driver call without one of its own
     uint32_t stop_timeout_s = 10;
-    uint64_t log_max_size = 10ull << 20;      // bytes of one container log file before rotation
+    uint64_t log_max_size = 10ull << 20; // bytes of one container log file before rotation
     uint32_t log_max_files = 3;
-    std::vector<std::string> dns;             // for containers; "" : the host's resolv.conf
+    std::vector<std::string> dns; // for containers; "" : the host's resolv.conf
 };
 
 struct StorageConfig {
@@ -82,8 +82,8 @@ struct DriverSchema {
 class EngineSettings {
   public:
     struct Sources {
-        std::string file;                  // "" : defaults only; a named file must exist
-        bool file_optional = false;        // true for the default path
+        std::string file;                                       // "" : defaults only; a named file must exist
+        bool file_optional = false;                             // true for the default path
         std::vector<std::pair<std::string, std::string>> flags; // "engine.root" -> TOML text or plain string
     };
     /// Reads the sources. [storage.X], [network.X], [registry.X] are kept unjudged until validate().

@@ -36,9 +36,9 @@ extern "C" {
 #define GANTRY_PLUGIN_MAGIC_SIZE 8
 
 /* True when `ptr->field` lies within the size that the other side declared. */
-#define GANTRY_HAS(ptr, field)                                                                     \
-    ((ptr) != NULL &&                                                                              \
-     (size_t)(ptr)->struct_size >=                                                                 \
+#define GANTRY_HAS(ptr, field)                                                                               \
+    ((ptr) != NULL &&                                                                                        \
+     (size_t)(ptr)->struct_size >=                                                                           \
          (size_t)((const char *)&(ptr)->field - (const char *)(ptr)) + sizeof((ptr)->field))
 
 /* What a caller does next, in one word. The list is closed for ABI major 1. */
@@ -99,16 +99,16 @@ enum {
 typedef struct gantry_option {
     uint32_t struct_size;
     gantry_type type;
-    const char *name;          /* TOML key, snake_case; for the element of a LIST or MAP: "" */
-    const char *default_toml;  /* TOML text of the default ("\"x\"", "4", "[]"), or NULL for none */
-    const char *doc;           /* one line */
-    const char *const *choices;/* STRING: NULL-terminated list of allowed values, or NULL */
-    int64_t min, max;          /* INT, DURATION, SIZE: inclusive bounds; both 0 for none */
+    const char *name;           /* TOML key, snake_case; for the element of a LIST or MAP: "" */
+    const char *default_toml;   /* TOML text of the default ("\"x\"", "4", "[]"), or NULL for none */
+    const char *doc;            /* one line */
+    const char *const *choices; /* STRING: NULL-terminated list of allowed values, or NULL */
+    int64_t min, max;           /* INT, DURATION, SIZE: inclusive bounds; both 0 for none */
     const struct gantry_option *children; /* TABLE: its keys. LIST, MAP: exactly one, the element */
     uint32_t child_count;
     uint32_t flags;
-    const char *shorthand;     /* TABLE as an element: a plain TOML string `x` stands for
-                                  { <shorthand> = x }; NULL for none */
+    const char *shorthand; /* TABLE as an element: a plain TOML string `x` stands for
+                              { <shorthand> = x }; NULL for none */
 } gantry_option;
 
 /* ---- calls ---- */
@@ -124,8 +124,7 @@ typedef struct gantry_error_sink {
     uint32_t reserved;
     void *ctx;
     /* [any] `message`: one sentence "verb object: cause"; `hint`: what the user can do, or NULL. */
-    void (*set)(void *ctx, gantry_status status, int32_t errno_value, const char *message,
-                const char *hint);
+    void (*set)(void *ctx, gantry_status status, int32_t errno_value, const char *message, const char *hint);
 } gantry_error_sink;
 
 /* Accompanies every call. Borrowed. */
@@ -188,8 +187,8 @@ typedef struct gantry_host {
     gantry_status (*kv_get)(void *ctx, const gantry_call *call, const char *key,
                             const gantry_byte_sink *sink);
     /* [any] All writes happen, or none: GANTRY_FAILED_PRECONDITION when an `expect` does not hold. */
-    gantry_status (*kv_apply)(void *ctx, const gantry_call *call,
-                              const gantry_kv_write *writes, uint32_t count);
+    gantry_status (*kv_apply)(void *ctx, const gantry_call *call, const gantry_kv_write *writes,
+                              uint32_t count);
     /* [any] Keys that begin with `prefix`, in byte order. */
     gantry_status (*kv_list)(void *ctx, const gantry_call *call, const char *prefix,
                              const gantry_string_sink *sink);
@@ -197,9 +196,9 @@ typedef struct gantry_host {
     /* [any] Runs argv[0] (absolute path) without a shell, environment PATH and LANG=C only, and
      * waits for it within the call's deadline; kills it when cancelled. `input` may be NULL.
      * stdout and stderr go to the sinks (NULL: discarded). `exit_code`: 0..255, or 128+signal. */
-    gantry_status (*run)(void *ctx, const gantry_call *call, const char *const *argv,
-                         const void *input, size_t input_size, const gantry_byte_sink *out,
-                         const gantry_byte_sink *err, int32_t *exit_code);
+    gantry_status (*run)(void *ctx, const gantry_call *call, const char *const *argv, const void *input,
+                         size_t input_size, const gantry_byte_sink *out, const gantry_byte_sink *err,
+                         int32_t *exit_code);
 
     /* [any] Adds to a counter / sets a gauge named "gantry_<plugin>_<name>". Cheap, lock-free. */
     void (*count)(void *ctx, const char *name, int64_t delta);
@@ -209,9 +208,9 @@ typedef struct gantry_host {
 /* ---- what a plugin is ---- */
 
 typedef enum gantry_kind {
-    GANTRY_KIND_STORAGE = 1,  /* table: struct gantry_storage_v1  (storage.h) */
-    GANTRY_KIND_NETWORK = 2,  /* table: struct gantry_network_v1  (network.h) */
-    GANTRY_KIND_REGISTRY = 3  /* table: struct gantry_registry_v1 (registry.h) */
+    GANTRY_KIND_STORAGE = 1, /* table: struct gantry_storage_v1  (storage.h) */
+    GANTRY_KIND_NETWORK = 2, /* table: struct gantry_network_v1  (network.h) */
+    GANTRY_KIND_REGISTRY = 3 /* table: struct gantry_registry_v1 (registry.h) */
 } gantry_kind;
 
 /* An ability beyond the kind's base table, asked for by "id/revision". A table is complete: every
@@ -242,10 +241,10 @@ struct gantry_plugin_entry {
     uint32_t abi_minor;
     uint32_t struct_size;
     gantry_kind kind;
-    const char *name;        /* [a-z][a-z0-9-]{0,31}: the word after `driver =` and `[storage.` */
-    const char *version;     /* of the plugin, free form */
-    const char *description; /* one line */
-    const char *homepage;    /* or "" */
+    const char *name;             /* [a-z][a-z0-9-]{0,31}: the word after `driver =` and `[storage.` */
+    const char *version;          /* of the plugin, free form */
+    const char *description;      /* one line */
+    const char *homepage;         /* or "" */
     const gantry_option *options; /* keys of [<kind>.<name>] */
     uint32_t option_count;
     uint32_t ability_count;
@@ -277,11 +276,17 @@ typedef struct gantry_abi_note {
     uint32_t abi_major, abi_minor, kind, entry_size;
 } gantry_abi_note;
 
-#define GANTRY_PLUGIN_NOTE(kind_value)                                                             \
-    __attribute__((used, section(GANTRY_NOTE_SECTION), aligned(4))) static                   \
-        const gantry_abi_note gantry_abi_note_ = {                                                 \
-        7, 16, GANTRY_NOTE_TYPE, GANTRY_NOTE_NAME, GANTRY_ABI_MAJOR, GANTRY_ABI_MINOR,             \
-        (uint32_t)(kind_value), (uint32_t)sizeof(struct gantry_plugin_entry)}
+#define GANTRY_PLUGIN_NOTE(kind_value)                                                                       \
+    __attribute__((used, section(GANTRY_NOTE_SECTION),                                                       \
+                   aligned(4))) static const gantry_abi_note gantry_abi_note_ = {                            \
+        7,                                                                                                   \
+        16,                                                                                                  \
+        GANTRY_NOTE_TYPE,                                                                                    \
+        GANTRY_NOTE_NAME,                                                                                    \
+        GANTRY_ABI_MAJOR,                                                                                    \
+        GANTRY_ABI_MINOR,                                                                                    \
+        (uint32_t)(kind_value),                                                                              \
+        (uint32_t)sizeof(struct gantry_plugin_entry)}
 
 /* The exported symbol is declared here so that every plugin gives it the same linkage:
  *   GANTRY_PLUGIN_NOTE(GANTRY_KIND_STORAGE);

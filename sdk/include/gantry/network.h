@@ -25,30 +25,30 @@ typedef struct gantry_network_caps {
     uint32_t struct_size; /* set by the caller */
     int32_t ports;        /* publish works */
     int32_t ipv6;
-    int32_t internal;     /* networks without a way out */
-    int32_t multiple;     /* more than the default network */
+    int32_t internal; /* networks without a way out */
+    int32_t multiple; /* more than the default network */
     int32_t static_address;
 } gantry_network_caps;
 
 typedef struct gantry_subnet {
     uint32_t struct_size;
     uint32_t reserved;
-    const char *cidr;     /* "10.88.0.0/16", "fd00:88::/64" */
-    const char *gateway;  /* address, or "" for the driver's choice */
-    const char *range;    /* part of cidr from which addresses are leased, or "" for all */
+    const char *cidr;    /* "10.88.0.0/16", "fd00:88::/64" */
+    const char *gateway; /* address, or "" for the driver's choice */
+    const char *range;   /* part of cidr from which addresses are leased, or "" for all */
 } gantry_subnet;
 
 typedef struct gantry_network_spec {
     uint32_t struct_size;
     int32_t internal;
-    const char *id;       /* 64 hex digits */
+    const char *id; /* 64 hex digits */
     const char *name;
     const gantry_subnet *subnets; /* none: the driver's configuration decides */
     uint32_t subnet_count;
     int32_t ipv6;
-    const gantry_label *options;  /* driver options of `network create -o` */
+    const gantry_label *options; /* driver options of `network create -o` */
     uint32_t option_count;
-    uint32_t mtu;         /* 0: the driver's choice */
+    uint32_t mtu; /* 0: the driver's choice */
 } gantry_network_spec;
 
 /* What create_network settled; one call of add for each subnet. */
@@ -61,13 +61,13 @@ typedef struct gantry_subnet_sink {
 
 typedef struct gantry_endpoint_spec {
     uint32_t struct_size;
-    int32_t netns_fd;        /* the container's namespace; -1 in restore when it has none any more */
-    const char *id;          /* 64 hex digits, never used twice */
+    int32_t netns_fd; /* the container's namespace; -1 in restore when it has none any more */
+    const char *id;   /* 64 hex digits, never used twice */
     const char *network_id;
     const char *interface_name; /* wanted name inside: "eth0" */
-    const char *ipv4;        /* wanted address without prefix, or "" */
+    const char *ipv4;           /* wanted address without prefix, or "" */
     const char *ipv6;
-    const char *mac;         /* "02:42:..", or "" */
+    const char *mac; /* "02:42:..", or "" */
     const char *hostname;
     const gantry_label *options;
     uint32_t option_count;
@@ -77,9 +77,9 @@ typedef struct gantry_endpoint_spec {
 /* What attach settled. Strings belong to the driver until the sink returns. */
 typedef struct gantry_endpoint_info {
     uint32_t struct_size;
-    uint32_t ipv4_prefix;    /* 0: no IPv4 */
+    uint32_t ipv4_prefix; /* 0: no IPv4 */
     const char *ipv4;
-    const char *ipv4_gateway;/* or "" */
+    const char *ipv4_gateway; /* or "" */
     const char *ipv6;
     const char *ipv6_gateway;
     const char *mac;
@@ -162,20 +162,18 @@ typedef struct gantry_network_v1 {
      * routes. Idempotent on the same id: the same address again. A lease outlives restarts of the
      * engine until detach. GANTRY_NO_SPACE when the pool is used up, GANTRY_ALREADY_EXISTS when a
      * wanted address is taken. On failure nothing stays. */
-    gantry_status (*attach)(gantry_driver *driver, const gantry_call *call,
-                            const gantry_endpoint_spec *spec, const gantry_endpoint_sink *sink);
+    gantry_status (*attach)(gantry_driver *driver, const gantry_call *call, const gantry_endpoint_spec *spec,
+                            const gantry_endpoint_sink *sink);
 
     /* [any; serialised by endpoint id] Gives the lease back and removes host-side rules. The link
      * may be left to die with its namespace when netns_fd is -1. Idempotent. */
-    gantry_status (*detach)(gantry_driver *driver, const gantry_call *call,
-                            const gantry_endpoint_spec *spec);
+    gantry_status (*detach)(gantry_driver *driver, const gantry_call *call, const gantry_endpoint_spec *spec);
 
     /* [any; serialised by endpoint id] Replaces the set of published ports of the endpoint by
      * `ports` (none: unpublish all). All or nothing. GANTRY_ALREADY_EXISTS with a message that
      * names address, port and, where known, who holds it. */
-    gantry_status (*publish)(gantry_driver *driver, const gantry_call *call,
-                             const char *endpoint_id, const gantry_endpoint_info *info,
-                             const gantry_port *ports, uint32_t port_count,
+    gantry_status (*publish)(gantry_driver *driver, const gantry_call *call, const char *endpoint_id,
+                             const gantry_endpoint_info *info, const gantry_port *ports, uint32_t port_count,
                              const gantry_port_sink *sink);
 
     /* [main] The whole truth, once after create: make the kernel agree with it. A failure for one
@@ -184,8 +182,8 @@ typedef struct gantry_network_v1 {
                              const gantry_network_state *state);
 
     /* [any] */
-    gantry_status (*stats)(gantry_driver *driver, const gantry_call *call,
-                           const gantry_endpoint_spec *spec, gantry_network_stats *out);
+    gantry_status (*stats)(gantry_driver *driver, const gantry_call *call, const gantry_endpoint_spec *spec,
+                           gantry_network_stats *out);
 
     /* [main] Removes every kernel object of this engine (used by `gantryd --clean` and tests). */
     gantry_status (*clean)(gantry_driver *driver, const gantry_call *call);

@@ -29,7 +29,7 @@ typedef struct gantry_reference {
 typedef struct gantry_credential {
     uint32_t struct_size;
     uint32_t reserved;
-    const char *server;         /* registry host as in the reference */
+    const char *server; /* registry host as in the reference */
     const char *username;
     const char *password;
     const char *identity_token; /* OAuth2 refresh token, or "" */
@@ -59,20 +59,19 @@ typedef struct gantry_blob_sink {
     uint32_t struct_size;
     uint32_t reserved;
     void *ctx;
-    gantry_status (*write)(void *ctx, const char *endpoint, uint64_t at, const void *data,
-                           size_t size);
+    gantry_status (*write)(void *ctx, const char *endpoint, uint64_t at, const void *data, size_t size);
 } gantry_blob_sink;
 
 typedef struct gantry_fetch {
     uint32_t struct_size;
     uint32_t avoid_count;
-    const gantry_reference *from;       /* the repository that is asked */
-    const gantry_descriptor *descriptor;/* what is wanted; size 0 if unknown */
-    uint64_t offset;                    /* bytes the core has already */
-    uint64_t length;                    /* 0: to the end */
-    const char *const *avoid;           /* endpoints whose bytes were wrong; try them last or never */
-    const gantry_credential *credential;/* or NULL */
-    int32_t is_manifest;                /* manifests live at another URL than blobs */
+    const gantry_reference *from;        /* the repository that is asked */
+    const gantry_descriptor *descriptor; /* what is wanted; size 0 if unknown */
+    uint64_t offset;                     /* bytes the core has already */
+    uint64_t length;                     /* 0: to the end */
+    const char *const *avoid;            /* endpoints whose bytes were wrong; try them last or never */
+    const gantry_credential *credential; /* or NULL */
+    int32_t is_manifest;                 /* manifests live at another URL than blobs */
     int32_t reserved;
 } gantry_fetch;
 
@@ -87,10 +86,10 @@ typedef struct gantry_blob_source {
 typedef struct gantry_push {
     uint32_t struct_size;
     int32_t is_manifest;
-    const gantry_reference *to;         /* manifests: tag or digest to put */
+    const gantry_reference *to; /* manifests: tag or digest to put */
     const gantry_descriptor *descriptor;
     const gantry_credential *credential;
-    const char *mount_from;             /* repository of the same registry that may have the blob, or "" */
+    const char *mount_from; /* repository of the same registry that may have the blob, or "" */
 } gantry_push;
 
 /* One line of an explanation, or one search result. */
@@ -100,9 +99,9 @@ typedef struct gantry_endpoint_line {
     int32_t can_resolve; /* say what a tag means */
     int32_t can_push;
     const char *url;
-    const char *role;    /* "mirror" or "origin" */
-    const char *state;   /* "ok", "unknown", "resting until ...", "blocked" */
-    const char *reason;  /* why it stands here, e.g. "[registry.oci.hosts.\"docker.io\"] mirrors[0]" */
+    const char *role;   /* "mirror" or "origin" */
+    const char *state;  /* "ok", "unknown", "resting until ...", "blocked" */
+    const char *reason; /* why it stands here, e.g. "[registry.oci.hosts.\"docker.io\"] mirrors[0]" */
 } gantry_endpoint_line;
 
 typedef struct gantry_endpoint_line_sink {
@@ -134,16 +133,16 @@ typedef struct gantry_registry_v1 {
 
     /* [any] Does this driver want references of that registry? Cheap, no network. A chain of
      * drivers is asked in the order of the configuration. */
-    gantry_status (*handles)(gantry_driver *driver, const gantry_call *call,
-                             const gantry_reference *ref, int32_t *yes);
+    gantry_status (*handles)(gantry_driver *driver, const gantry_call *call, const gantry_reference *ref,
+                             int32_t *yes);
 
     /* [any] What does the reference mean now? Only endpoints with the right to resolve are asked.
      * `body` may be NULL; else the manifest's or index's bytes are written to it as served (at most
      * 4 MiB), which spares a second request. GANTRY_NOT_FOUND: every endpoint that may say so says
      * that there is no such thing. */
-    gantry_status (*resolve)(gantry_driver *driver, const gantry_call *call,
-                             const gantry_reference *ref, const gantry_credential *credential,
-                             const gantry_descriptor_sink *sink, const gantry_byte_sink *body);
+    gantry_status (*resolve)(gantry_driver *driver, const gantry_call *call, const gantry_reference *ref,
+                             const gantry_credential *credential, const gantry_descriptor_sink *sink,
+                             const gantry_byte_sink *body);
 
     /* [any] Bytes of a manifest or blob by digest, from any endpoint, changing endpoint at the byte
      * reached when one fails. Reports progress in bytes. Not verified here. */
@@ -156,9 +155,8 @@ typedef struct gantry_registry_v1 {
                           const gantry_blob_source *source);
 
     /* [any] May be NULL. */
-    gantry_status (*tags)(gantry_driver *driver, const gantry_call *call,
-                          const gantry_reference *ref, const gantry_credential *credential,
-                          const gantry_string_sink *sink);
+    gantry_status (*tags)(gantry_driver *driver, const gantry_call *call, const gantry_reference *ref,
+                          const gantry_credential *credential, const gantry_string_sink *sink);
 
     /* [any] May be NULL. */
     gantry_status (*search)(gantry_driver *driver, const gantry_call *call, const char *registry,
@@ -166,8 +164,8 @@ typedef struct gantry_registry_v1 {
                             const gantry_search_sink *sink);
 
     /* [any] Endpoints in the order in which they would be tried. No network. */
-    gantry_status (*explain)(gantry_driver *driver, const gantry_call *call,
-                             const gantry_reference *ref, const gantry_endpoint_line_sink *sink);
+    gantry_status (*explain)(gantry_driver *driver, const gantry_call *call, const gantry_reference *ref,
+                             const gantry_endpoint_line_sink *sink);
 
     /* [any] Checks credentials against the registry; *identity_token sink gets a token or nothing. */
     gantry_status (*login)(gantry_driver *driver, const gantry_call *call,

@@ -43,7 +43,7 @@ typedef struct gantry_storage_caps {
     int32_t idmapped;           /* id-mapped mounts work on this root */
     int32_t quota;              /* create honours size_limit */
     int32_t reflink;
-    uint32_t max_parents;       /* 0: no limit */
+    uint32_t max_parents; /* 0: no limit */
     uint32_t reserved;
 } gantry_storage_caps;
 
@@ -78,7 +78,7 @@ typedef struct gantry_mount_sink {
 typedef struct gantry_usage {
     uint32_t struct_size;
     uint32_t reserved;
-    uint64_t bytes;  /* allocated to this layer alone, parents excluded */
+    uint64_t bytes; /* allocated to this layer alone, parents excluded */
     uint64_t inodes;
 } gantry_usage;
 
@@ -112,12 +112,10 @@ typedef struct gantry_storage_v1 {
     gantry_status (*remove)(gantry_driver *driver, const gantry_call *call, const char *id);
 
     /* [any] Blocks no writer; obeys cancellation; for a committed layer the answer never changes. */
-    gantry_status (*usage)(gantry_driver *driver, const gantry_call *call, const char *id,
-                           gantry_usage *out);
+    gantry_status (*usage)(gantry_driver *driver, const gantry_call *call, const char *id, gantry_usage *out);
 
     /* [any] Every id of which anything exists. */
-    gantry_status (*list)(gantry_driver *driver, const gantry_call *call,
-                          const gantry_string_sink *sink);
+    gantry_status (*list)(gantry_driver *driver, const gantry_call *call, const gantry_string_sink *sink);
 } gantry_storage_v1;
 
 /* ---- ability "gantry.storage.diff/1": changes known without walking both trees ---- */
