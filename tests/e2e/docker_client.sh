@@ -28,7 +28,7 @@ address=$(d port web 80 | head -1)
 await 5 curl -sf "http://$address/" || fail "published port does not answer"
 expect "page" page "$(curl -s "http://$address/")"
 contains ps web "$(d ps)"
-expect "logs" started "$(timeout 5 docker -H "unix://$T/run/gantry.sock" logs -f web 2>&1 | head -1 || true)"
+expect "logs" started "$(timeout $((5 * ${GANTRY_TEST_SLOW:-1})) docker -H "unix://$T/run/gantry.sock" logs -f web 2>&1 | head -1 || true)"
 contains "exec" inside "$(script -qec "docker -H unix://$T/run/gantry.sock exec -it web echo inside" /dev/null < /dev/null)"
 status=0; d exec web sh -c 'exit 5' || status=$?; expect "exec's exit code" 5 $status
 expect "inspect" true "$(d inspect -f '{{.State.Running}}' web)"

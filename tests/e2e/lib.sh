@@ -17,7 +17,7 @@ need() { for tool in "$@"; do command -v "$tool" > /dev/null || skip "$tool is n
 
 # Runs a command until it succeeds; for conditions that have no event to wait for.
 await() { # SECONDS COMMAND...
-  local end=$((SECONDS + $1)); shift
+  local end=$((SECONDS + $1 * ${GANTRY_TEST_SLOW:-1})); shift
   until "$@" > /dev/null 2>&1; do
     [ $SECONDS -lt $end ] || return 1
     sleep 0.05
