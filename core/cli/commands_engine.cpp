@@ -240,13 +240,15 @@ int plugin_ls(Invocation &invocation) {
     return 0;
 }
 
+// The element of a list or map has no name of its own: it shows as `hosts.*` or `mirrors[]`.
 void show_options(const json::value &options, const std::string &prefix, std::string &text) {
     for (const json::value &option : array_of(options)) {
-        std::string fallback = text_at(option, "default");
-        text += "  " + prefix + text_at(option, "name") + " (" + text_at(option, "type") +
-                (fallback.empty() ? "" : ", default " + fallback) + ")\n";
+        const std::string type = text_at(option, "type"), path = prefix + text_at(option, "name");
+        const std::string fallback = text_at(option, "default");
+        text += "  " + path + " (" + type + (fallback.empty() ? "" : ", default " + fallback) + ")\n";
         if (std::string doc = text_at(option, "doc"); !doc.empty()) text += "      " + doc + "\n";
-        show_options(at(option, "children"), prefix + text_at(option, "name") + ".", text);
+        const std::string inner = path + (type == "list" ? "[]" : type == "map" ? ".*" : ".");
+        show_options(at(option, "children"), inner, text);
     }
 }
 
