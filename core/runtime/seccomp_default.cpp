@@ -19,7 +19,7 @@ constexpr const char *kFiles =
     "fsync "
     "ftruncate ftruncate64 futimesat getcwd getdents getdents64 getxattr inotify_add_watch inotify_init "
     "inotify_init1 inotify_rm_watch ioctl lchown lchown32 lgetxattr link linkat listxattr llistxattr _llseek "
-    "lremovexattr lseek lsetxattr lstat lstat64 mkdir mkdirat mknod mknodat name_to_handle_at newfstatat "
+    "lremovexattr lseek lsetxattr lstat lstat64 mkdir mkdirat mknod mknodat newfstatat "
     "open "
     "openat openat2 pipe pipe2 pread64 preadv preadv2 pwrite64 pwritev pwritev2 read readahead readlink "
     "readlinkat "
@@ -79,8 +79,8 @@ struct ByCapability {
 constexpr ByCapability kByCapability[] = {
     {"CAP_DAC_READ_SEARCH", "open_by_handle_at"},
     {"CAP_SYS_ADMIN", "bpf clone clone3 fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie mount "
-                      "mount_setattr move_mount open_tree perf_event_open quotactl quotactl_fd setdomainname "
-                      "sethostname setns syslog umount umount2 unshare"},
+                      "mount_setattr move_mount name_to_handle_at open_tree perf_event_open quotactl "
+                      "quotactl_fd setdomainname sethostname setns syslog umount umount2 unshare"},
     {"CAP_SYS_BOOT", "reboot"},
     {"CAP_SYS_CHROOT", "chroot"},
     {"CAP_SYS_MODULE", "delete_module finit_module init_module"},

@@ -1,6 +1,7 @@
 // The compiled filter against libseccomp's of the same policy: both run in a BPF interpreter over every
 // system call number and the arguments that matter. They may differ in one point only: numbers newer
 // than the policy give ENOSYS.
+// The default policies are also held against the filters that Docker itself installed, without exception.
 #include "core/runtime/plan_writer.h"
 
 #include <gantry/error.hpp>
@@ -155,6 +156,59 @@ void compare(const SpecSeccomp &policy, uint32_t enosys_ok = SECCOMP_RET_ERRNO |
     }
 }
 
+// What dockerd 20.10.24 with runc 1.1.5 installs, read from a container's first process.
+const Program kDockerDefault = {
+#include "docker_20_10_default.bpf"
+};
+const Program kDockerNoCaps = {
+#include "docker_20_10_no_caps.bpf"
+};
+// Without CAP_SYS_RESOURCE, which opens no call.
+const Program kDockerAllCaps = {
+#include "docker_20_10_all_caps.bpf"
+};
+
+/// The calls with a verdict by argument, and those where one would be plausible.
+bool by_argument(uint32_t token, uint32_t number) {
+    for (const char *name : {"clone", "clone3", "personality", "socket", "socketcall", "ipc", "unshare",
+                             "setns", "prctl", "ioctl", "arch_prctl", "seccomp"})
+        if (seccomp_syscall_resolve_name_arch(token, name) == int(number)) return true;
+    return token == SCMP_ARCH_X86 && number == 359; // socket; the name gives socketcall's pseudo number
+}
+
+void compare_with_docker(const Program &docker, const SpecSeccomp &policy) {
+    Program gantry = ours(policy);
+    const std::vector<uint64_t> few = {0, 1, 0x10000000, 0xffffffff, ~0ull};
+    std::vector<uint64_t> many = {0x20008,    0x7e020000,  0x00020011,  0x003d0f00,         0x01200011,
+                                  0xffffffff, 0x100000008, 0x1ffffffff, 0xffffffff00000008, ~0ull};
+    for (uint64_t i = 0; i < 64; i++)
+        many.insert(many.end(), {i, uint64_t(1) << i, uint64_t(1) << i | 17, uint64_t(1) << i | 8});
+    struct {
+        uint32_t arch, base, token;
+    } const kArchs[] = {{AUDIT_ARCH_X86_64, 0, SCMP_ARCH_X86_64},
+                        {AUDIT_ARCH_X86_64, 0x40000000, SCMP_ARCH_X32},
+                        {AUDIT_ARCH_I386, 0, SCMP_ARCH_X86},
+                        {AUDIT_ARCH_AARCH64, 0, SCMP_ARCH_AARCH64}};
+    size_t differences = 0;
+    for (auto [arch, base, token] : kArchs)
+        for (uint32_t nr = base; nr <= base + 600; nr++)
+            for (uint64_t value : by_argument(token, nr) ? many : few)
+                for (bool all : {false, true}) { // the value in the first argument only, or in each
+                    seccomp_data data{};
+                    data.nr = int(nr), data.arch = arch;
+                    // On 32 bits the kernel zero-extends.
+                    for (int i = 0; i < (all ? 6 : 1); i++)
+                        data.args[i] = arch == AUDIT_ARCH_I386 ? uint32_t(value) : value;
+                    uint32_t got = run(gantry, data), wanted = run(docker, data);
+                    if (got == wanted) continue;
+                    if (differences++ < 40)
+                        ADD_FAILURE()
+                            << std::hex << "arch " << arch << " nr " << std::dec << nr << std::hex << " args "
+                            << (all ? "all " : "first ") << value << ": " << got << ", docker " << wanted;
+                }
+    EXPECT_EQ(0u, differences);
+}
+
 } // namespace
 
 TEST(Seccomp, DefaultPolicyEqualsLibseccomp) {
@@ -165,6 +219,18 @@ TEST(Seccomp, DefaultPolicyEqualsLibseccomp) {
 }
 
 TEST(Seccomp, PolicyOfAPowerfulContainer) { compare(default_seccomp(all_capabilities())); }
+
+TEST(Seccomp, DefaultPolicyEqualsDocker) {
+    compare_with_docker(kDockerDefault, default_seccomp(default_capabilities()));
+}
+
+TEST(Seccomp, PolicyWithoutCapabilitiesEqualsDocker) {
+    compare_with_docker(kDockerNoCaps, default_seccomp({}));
+}
+
+TEST(Seccomp, PolicyWithAllCapabilitiesEqualsDocker) {
+    compare_with_docker(kDockerAllCaps, default_seccomp(all_capabilities()));
+}
 
 TEST(Seccomp, CustomProfile) {
     auto policy = parse_seccomp_profile(
