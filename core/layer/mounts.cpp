@@ -5,6 +5,7 @@
 
 #include "core/base/files.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <fcntl.h>
 #include <linux/mount.h>
@@ -146,6 +147,11 @@ UniqueFd open_filesystem(const Mount &mount) {
     if (mount.read_only) sys_fsconfig(fs.get(), FSCONFIG_SET_FLAG, "ro", nullptr);
     if (sys_fsconfig(fs.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr) != 0) {
         const int error = errno;
+        // Before overlay learned the new API (6.5) its options were only collected, and are judged here.
+        if (error == EINVAL &&
+            std::any_of(mount.options.begin(), mount.options.end(),
+                        [](const auto &option) { return option.starts_with("lowerdir+="); }))
+            return mount_classic(mount);
         fail(mount, "create", error, kernel_log(fs.get()));
     }
     UniqueFd tree(static_cast<int>(

@@ -184,13 +184,38 @@ int overlay_by_descriptors(const plan::View &view, uint64_t attributes) {
     return mount_fd;
 }
 
+/// Calls `use` with every lower directory's plain name: "lowerdir+=" gives one as it is, "lowerdir=" a list
+/// with backslashes.
+template <typename Use> void each_lower(const plan::View &view, Use use) {
+    static Path name;
+    for (uint32_t i = 3; i < view.strings(); i++) {
+        const char *option = view.text(i);
+        if (!strncmp(option, "lowerdir+=", 10)) {
+            name = Path();
+            name.add(option + 10);
+            use(name);
+        } else if (!strncmp(option, "lowerdir=", 9)) {
+            for (const char *p = option + 9; *p;) {
+                p = next_lower(p, name);
+                use(name);
+            }
+        }
+    }
+}
+
 /// Directory shared by every absolute lowerdir name, so that the names in the option page are short.
-size_t common_directory(const char *list, Path &first) {
-    Path name;
-    const char *p = next_lower(list, first);
-    size_t common = size_t(strrchr(first.c(), '/') ? strrchr(first.c(), '/') - first.c() : 0);
-    while (*p) {
-        p = next_lower(p, name);
+size_t common_directory(const plan::View &view, Path &first) {
+    bool any = false;
+    size_t common = 0;
+    first = Path();
+    each_lower(view, [&](const Path &name) {
+        if (!any) {
+            any = true;
+            first.add(name.bytes, name.size);
+            const char *slash = strrchr(first.bytes, '/');
+            common = slash ? size_t(slash - first.bytes) : 0;
+            return;
+        }
         size_t n = 0;
         while (n < common && name.bytes[n] == first.bytes[n])
             n++;
@@ -198,30 +223,26 @@ size_t common_directory(const char *list, Path &first) {
             while (n > 0 && first.bytes[n] != '/')
                 n--;
         common = n;
-    }
+    });
     return common;
 }
 
 int overlay_classic(const plan::View &view, uint64_t attributes, const char *mount_point) {
     static Path data, directory;
     data = Path();
-    size_t cut = 0;
-    for (uint32_t i = 3; i < view.strings(); i++)
-        if (!strncmp(view.text(i), "lowerdir=", 9)) cut = common_directory(view.text(i) + 9, directory);
-    for (uint32_t i = 3; i < view.strings(); i++) {
-        const char *option = view.text(i);
-        if (data.size) data.add(",");
-        if (cut == 0 || strncmp(option, "lowerdir=", 9) != 0) {
-            data.add(option);
-            continue;
-        }
-        data.add("lowerdir=");
-        bool start = true;
-        for (const char *p = option + 9; *p; p++) {
-            if (start) p += cut + 1;
-            start = *p == ':' && p[-1] != '\\';
+    size_t cut = common_directory(view, directory);
+    each_lower(view, [&](const Path &name) {
+        data.add(data.size ? ":" : "lowerdir=");
+        for (const char *p = name.bytes + (cut ? cut + 1 : 0); *p; p++) {
+            if (*p == ':' || *p == ',' || *p == '\\') data.add("\\");
             data.add(p, 1);
         }
+    });
+    for (uint32_t i = 3; i < view.strings(); i++) {
+        const char *option = view.text(i);
+        if (!strncmp(option, "lowerdir=", 9) || !strncmp(option, "lowerdir+=", 10)) continue;
+        if (data.size) data.add(",");
+        data.add(option);
     }
     if (data.size >= 4095) return (errno = E2BIG, -1);
     if (cut > 0) {
