@@ -189,6 +189,14 @@ int check(const EngineSettings &settings) {
     return 0;
 }
 
+/// The cgroup above all sandboxes goes last, in every hierarchy; the kernel keeps one that is in use.
+void remove_cgroup_parent(const std::string &parent) {
+    const std::string mount_point = "/sys/fs/cgroup";
+    ::rmdir((mount_point + parent).c_str());
+    for (const std::string &hierarchy : list_directory(mount_point))
+        ::rmdir((mount_point + "/" + hierarchy + parent).c_str());
+}
+
 /// Undoes in the kernel whatever this engine made there; state on disk is kept.
 int clean(const EngineSettings &settings) {
     const EngineConfig &config = settings.engine();
@@ -198,6 +206,7 @@ int clean(const EngineSettings &settings) {
     PluginHost plugins(settings, &db);
     settings.validate(plugins.schemas());
     Runtime::make({find_shim(config), config.run, config.cgroup_parent, engine_id(db)})->sweep({});
+    remove_cgroup_parent(config.cgroup_parent);
     CallScope call;
     plugins.network()->clean(call);
     puts("clean");

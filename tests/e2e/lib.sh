@@ -144,6 +144,13 @@ cleanup() {
   [ -n "${ENGINE_PID:-}" ] && stop_engine
   [ -e "$T/gantry.toml" ] && [ -d "$T/root" ] && gantryd --config "$T/gantry.toml" --clean >> "$T/gantryd.log" 2>&1 || true
   for pid in "${STARTED_PIDS[@]}"; do kill "$pid" 2> /dev/null || true; done
+  # Nothing may stay behind: links, tables, mounts, cgroups.
+  if [ $status = 0 ] && [ -e "$T/gantry.toml" ]; then
+    local left
+    left=$(ip -o link show 2> /dev/null | grep -o "ge$$[^0-9]" || true; grep "$T" /proc/mounts || true
+      ls -d /sys/fs/cgroup/*/gantry-e2e-$$ /sys/fs/cgroup/gantry-e2e-$$ 2> /dev/null || true)
+    if [ -n "$left" ]; then echo "FAIL: left behind: $left" >&2; status=1; fi
+  fi
   if [ $status != 0 ] && [ $status != 77 ]; then
     echo "--- last lines of gantryd's log" >&2; tail -30 "$T/gantryd.log" >&2 2> /dev/null || true
   fi
