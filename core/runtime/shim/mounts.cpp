@@ -121,28 +121,34 @@ int clone_tree(int dir, const char *path, bool recursive) {
                          (recursive ? AT_RECURSIVE : 0));
 }
 
-int new_fs(const char *type, const char *source, uint64_t attributes, const plan::View *view,
-           uint32_t first) {
-    int fs = fsopen(type, FSOPEN_CLOEXEC);
-    if (fs < 0) return -1;
-    int result = 0;
-    if (source && *source) fsconfig(fs, FSCONFIG_SET_STRING, "source", source, 0);
-    for (uint32_t i = first; view && i < view->strings() && result == 0; i++) {
-        const char *option = view->text(i), *equals = strchr(option, '=');
-        if (!equals) {
-            result = fsconfig(fs, FSCONFIG_SET_FLAG, option, nullptr, 0);
-        } else {
-            TextBuffer<128> key;
-            key.add(option, size_t(equals - option));
-            result = fsconfig(fs, FSCONFIG_SET_STRING, key.c(), equals + 1, 0);
-        }
-    }
+/// One mount(8) word, "key" or "key=value", for a filesystem context.
+int set_option(int fs, const char *option) {
+    const char *equals = strchr(option, '=');
+    if (!equals) return fsconfig(fs, FSCONFIG_SET_FLAG, option, nullptr, 0);
+    TextBuffer<128> key;
+    key.add(option, size_t(equals - option));
+    return fsconfig(fs, FSCONFIG_SET_STRING, key.c(), equals + 1, 0);
+}
+
+/// Ends the context: the detached mount when all options were taken (`result` 0), else -1 with their errno.
+int finish_fs(int fs, int result, uint64_t attributes) {
     if (result == 0) result = fsconfig(fs, FSCONFIG_CMD_CREATE, nullptr, nullptr, 0);
     int mount_fd = result == 0 ? fsmount(fs, FSMOUNT_CLOEXEC, unsigned(attributes)) : -1;
     int error = errno;
     close(fs);
     errno = error;
     return mount_fd;
+}
+
+int new_fs(const char *type, const char *source, uint64_t attributes, const plan::View *view,
+           uint32_t first) {
+    int fs = fsopen(type, FSOPEN_CLOEXEC);
+    if (fs < 0) return -1;
+    int result = 0;
+    if (source && *source) fsconfig(fs, FSCONFIG_SET_STRING, "source", source, 0);
+    for (uint32_t i = first; view && i < view->strings() && result == 0; i++)
+        result = set_option(fs, view->text(i));
+    return finish_fs(fs, result, attributes);
 }
 
 /// Copies one name of a lowerdir list without its backslashes; returns the rest.
@@ -162,26 +168,17 @@ int overlay_by_descriptors(const plan::View &view, uint64_t attributes) {
     int result = 0;
     fsconfig(fs, FSCONFIG_SET_STRING, "source", "overlay", 0);
     for (uint32_t i = 3; i < view.strings() && result == 0; i++) {
-        const char *option = view.text(i), *equals = strchr(option, '=');
-        if (!strncmp(option, "lowerdir=", 9)) {
-            for (const char *p = equals + 1; *p && result == 0;) {
-                p = next_lower(p, value);
-                result = fsconfig(fs, FSCONFIG_SET_STRING, "lowerdir+", value.c(), 0);
-            }
-        } else if (!equals) {
-            result = fsconfig(fs, FSCONFIG_SET_FLAG, option, nullptr, 0);
-        } else {
-            TextBuffer<64> key;
-            key.add(option, size_t(equals - option));
-            result = fsconfig(fs, FSCONFIG_SET_STRING, key.c(), equals + 1, 0);
+        const char *option = view.text(i);
+        if (strncmp(option, "lowerdir=", 9) != 0) {
+            result = set_option(fs, option);
+            continue;
+        }
+        for (const char *p = option + 9; *p && result == 0;) {
+            p = next_lower(p, value);
+            result = fsconfig(fs, FSCONFIG_SET_STRING, "lowerdir+", value.c(), 0);
         }
     }
-    if (result == 0) result = fsconfig(fs, FSCONFIG_CMD_CREATE, nullptr, nullptr, 0);
-    int mount_fd = result == 0 ? fsmount(fs, FSMOUNT_CLOEXEC, unsigned(attributes)) : -1;
-    int error = errno;
-    close(fs);
-    errno = error;
-    return mount_fd;
+    return finish_fs(fs, result, attributes);
 }
 
 /// Calls `use` with every lower directory's plain name: "lowerdir+=" gives one as it is, "lowerdir=" a list
