@@ -20,6 +20,18 @@ JSON
 unshare -m dockerd --config-file "$D/daemon.json" > "$D/log" 2>&1 & DOCKERD=$!
 STARTED_PIDS+=("$DOCKERD")
 dk() { docker -H "unix://$D/d.sock" "$@"; }
+# A peer's containers outlive it: they go first, also when a measurement fails.
+peers_down() {
+  if [ -n "${DOCKERD:-}" ]; then dk ps -aq 2> /dev/null | xargs -r docker -H "unix://$D/d.sock" rm -f > /dev/null 2>&1 || true; fi
+}
+finish() { # keeps the status that cleanup judges; a failing peer must not skip the rest
+  local status=$?
+  set +e
+  peers_down
+  (exit $status)
+  cleanup
+}
+trap finish EXIT
 await 40 docker -H "unix://$D/d.sock" version || { tail -5 "$D/log" >&2; DOCKERD=; note "dockerd did not start; its columns are empty"; }
 mkdir -p "$T/podman"
 # Hard limits cannot be raised everywhere; podman would ask for a million files.
