@@ -3,25 +3,9 @@
 #include <gantry/error.hpp>
 
 #include <cerrno>
-#include <fcntl.h>
 #include <unistd.h>
 
 namespace gantry {
-
-void UniqueFd::reset(int fd) noexcept {
-    if (fd_ >= 0) {
-        const int saved = errno;
-        ::close(fd_);
-        errno = saved;
-    }
-    fd_ = fd;
-}
-
-UniqueFd UniqueFd::dup() const {
-    UniqueFd copy(::fcntl(fd_, F_DUPFD_CLOEXEC, 3));
-    if (!copy) throw Error::from_errno(errno, "duplicate file descriptor");
-    return copy;
-}
 
 void write_all(int fd, std::string_view bytes, std::string_view what) {
     while (!bytes.empty()) {

@@ -2,7 +2,7 @@
 
 #include "core/base/ids.h"
 
-#include <gantry/error.hpp>
+#include <gantry/directory.hpp>
 
 #include <cerrno>
 #include <cstdio>
@@ -18,36 +18,6 @@ std::string parent_of(const std::string &path) {
     const auto slash = path.rfind('/');
     if (slash == std::string::npos) return ".";
     return slash == 0 ? "/" : path.substr(0, slash);
-}
-
-// Removes the entries of an open directory; `device` stops it at mount points.
-void remove_entries(int dir_fd, dev_t device, const std::string &shown) {
-    const int copy = ::fcntl(dir_fd, F_DUPFD_CLOEXEC, 3);
-    DIR *dir = copy < 0 ? nullptr : ::fdopendir(copy);
-    if (!dir) throw Error::from_errno(errno, "read directory " + shown);
-    struct Closer {
-        DIR *d;
-        ~Closer() { ::closedir(d); }
-    } closer{dir};
-    while (dirent *entry = ::readdir(dir)) {
-        const std::string name = entry->d_name;
-        if (name == "." || name == "..") continue;
-        if (entry->d_type != DT_DIR && ::unlinkat(dir_fd, name.c_str(), 0) == 0) continue;
-        UniqueFd child(::openat(dir_fd, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-        if (!child) {
-            if (errno == ENOENT) continue;
-            if (::unlinkat(dir_fd, name.c_str(), 0) == 0 || errno == ENOENT) continue;
-            throw Error::from_errno(errno, "remove " + shown + "/" + name);
-        }
-        struct stat st {};
-        if (::fstat(child.get(), &st) != 0) throw Error::from_errno(errno, "stat " + shown + "/" + name);
-        if (st.st_dev != device)
-            throw Error(ErrorClass::kFailedPrecondition,
-                        "remove " + shown + "/" + name + ": something is mounted there");
-        remove_entries(child.get(), device, shown + "/" + name);
-        if (::unlinkat(dir_fd, name.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT)
-            throw Error::from_errno(errno, "remove " + shown + "/" + name);
-    }
 }
 
 } // namespace
@@ -107,18 +77,7 @@ void make_directories(const std::string &path, mode_t mode) {
         throw Error::from_errno(errno, "make directory " + path);
 }
 
-void remove_tree(const std::string &path) {
-    if (::unlink(path.c_str()) == 0 || errno == ENOENT || errno == ENOTDIR) return;
-    UniqueFd fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-    if (!fd) {
-        if (errno == ENOENT) return;
-        throw Error::from_errno(errno, "remove " + path);
-    }
-    struct stat st {};
-    if (::fstat(fd.get(), &st) != 0) throw Error::from_errno(errno, "stat " + path);
-    remove_entries(fd.get(), st.st_dev, path);
-    if (::rmdir(path.c_str()) != 0 && errno != ENOENT) throw Error::from_errno(errno, "remove " + path);
-}
+void remove_tree(const std::string &path) { remove_tree(AT_FDCWD, path); }
 
 bool path_exists(const std::string &path) {
     struct stat st {};
@@ -126,18 +85,10 @@ bool path_exists(const std::string &path) {
 }
 
 std::vector<std::string> list_directory(const std::string &path) {
-    std::vector<std::string> names;
-    DIR *dir = ::opendir(path.c_str());
-    if (!dir) {
-        if (errno == ENOENT) return names;
-        throw Error::from_errno(errno, "read directory " + path);
-    }
-    while (dirent *entry = ::readdir(dir)) {
-        const std::string name = entry->d_name;
-        if (name != "." && name != "..") names.push_back(name);
-    }
-    ::closedir(dir);
-    return names;
+    const UniqueFd dir(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!dir && errno == ENOENT) return {};
+    if (!dir) throw Error::from_errno(errno, "read directory " + path);
+    return names_in(dir.get(), path);
 }
 
 void fsync_path(const std::string &path) {

@@ -16,13 +16,6 @@ namespace {
 constexpr size_t align4(size_t n) { return (n + 3) & ~size_t{3}; }
 } // namespace
 
-Fd::~Fd() {
-    if (fd_ < 0) return;
-    const int saved = errno;
-    ::close(fd_);
-    errno = saved;
-}
-
 void Batch::append(const void *data, size_t size) {
     if (size != 0) {
         const auto *p = static_cast<const uint8_t *>(data);

@@ -3,7 +3,7 @@
 // hundreds. A socket belongs to the namespace in which it was opened, for ever.
 #pragma once
 
-#include <gantry/error.hpp>
+#include <gantry/fd.hpp>
 
 #include <cstdint>
 #include <functional>
@@ -14,23 +14,7 @@
 
 namespace gantry::bridge {
 
-/// Owns one descriptor.
-class Fd {
-  public:
-    explicit Fd(int fd = -1) noexcept : fd_(fd) {}
-    Fd(Fd &&other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-    Fd &operator=(Fd &&other) noexcept {
-        std::swap(fd_, other.fd_);
-        return *this;
-    }
-    ~Fd();
-    int get() const noexcept { return fd_; }
-    explicit operator bool() const noexcept { return fd_ >= 0; }
-    int release() noexcept { return std::exchange(fd_, -1); }
-
-  private:
-    int fd_;
-};
+using Fd = UniqueFd;
 
 /// Consecutive netlink messages.
 class Batch {

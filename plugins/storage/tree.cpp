@@ -14,45 +14,7 @@
 namespace gantry::storage {
 namespace {
 
-constexpr int kMaxDepth = 64;       // of removal, before subtrees are moved up
 constexpr int kMaxCopyDepth = 1024; // descriptors are open on every level
-
-class Remover {
-  public:
-    Remover(int top, std::string name) : top_(top), name_(std::move(name)) {}
-
-    void remove(int dir, const std::string &name, int depth) {
-        if (::unlinkat(dir, name.c_str(), 0) == 0 || errno == ENOENT) return;
-        if (errno != EISDIR && errno != EPERM) throw Error::from_errno(errno, "remove " + name);
-        if (depth > kMaxDepth) {
-            const std::string up = name_ + ".deep-" + std::to_string(++moved_);
-            if (::renameat(dir, name.c_str(), top_, up.c_str()) != 0)
-                throw Error::from_errno(errno, "move " + name + " up to remove it");
-            pending_.push_back(up);
-            return;
-        }
-        {
-            const Fd fd = open_directory(dir, name);
-            for (const std::string &child : names_in(fd.get(), name))
-                remove(fd.get(), child, depth + 1);
-        }
-        if (::unlinkat(dir, name.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT)
-            throw Error::from_errno(errno, "remove " + name);
-    }
-    void remove_pending() {
-        while (!pending_.empty()) {
-            const std::string next = pending_.back();
-            pending_.pop_back();
-            remove(top_, next, 0);
-        }
-    }
-
-  private:
-    int top_;
-    std::string name_;
-    int moved_ = 0;
-    std::vector<std::string> pending_;
-};
 
 class Measurer {
   public:
@@ -182,32 +144,6 @@ class Copier {
 };
 
 } // namespace
-
-Fd::~Fd() {
-    if (fd_ >= 0) ::close(fd_);
-}
-
-Fd open_directory(int at, const std::string &path) {
-    Fd fd(::openat(at, path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-    if (!fd) throw Error::from_errno(errno, "open directory " + path.substr(0, 300));
-    return fd;
-}
-
-std::vector<std::string> names_in(int dir, const std::string &shown) {
-    std::vector<std::string> names;
-    const int fd = ::openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    const std::unique_ptr<DIR, int (*)(DIR *)> stream(fd < 0 ? nullptr : ::fdopendir(fd), ::closedir);
-    if (!stream) throw Error::from_errno(errno, "read directory " + shown.substr(0, 300));
-    while (const dirent *entry = ::readdir(stream.get()))
-        if (std::string name = entry->d_name; name != "." && name != "..") names.push_back(std::move(name));
-    return names;
-}
-
-void remove_tree(int at, const std::string &name) {
-    Remover remover(at, name);
-    remover.remove(at, name, 0);
-    remover.remove_pending();
-}
 
 Usage measure_tree(int dir, const Call &call) {
     Measurer measurer(call);
