@@ -258,8 +258,10 @@ void judge_plugin_entry(const struct gantry_plugin_entry &entry, const ElfFacts 
     for (uint32_t i = 0; i < entry.ability_count; ++i) {
         const gantry_ability &ability = entry.abilities[i];
         if (!ability.id || !ability.table) throw refused(path, fmt::format("ability {} is malformed", i));
-        if (std::strcmp(ability.id, GANTRY_STORAGE_DIFF_1) == 0 &&
-            !complete(ability.table, sizeof(gantry_storage_diff_1)))
+        size_t released = 0;
+        if (std::strcmp(ability.id, GANTRY_STORAGE_DIFF_1) == 0) released = sizeof(gantry_storage_diff_1);
+        if (std::strcmp(ability.id, GANTRY_PROBE_1) == 0) released = sizeof(gantry_probe_1);
+        if (released && !complete(ability.table, released))
             throw refused(path, fmt::format("its ability {} is half-filled", ability.id));
     }
 }

@@ -9,6 +9,7 @@ namespace {
 
 std::atomic<const gantry_host *> g_host{nullptr};
 std::atomic<OnInit::Hook> g_init_hook{nullptr};
+std::atomic<OnProbe::Hook> g_probe_hook{nullptr};
 constexpr size_t kOutputLimit = 1u << 20;
 
 const gantry_host &usable(const gantry_host *host, const char *doing) {
@@ -39,6 +40,7 @@ gantry_byte_sink string_sink(std::string *into) {
 } // namespace
 
 OnInit::OnInit(Hook hook) noexcept { g_init_hook = hook; }
+OnProbe::OnProbe(Hook hook) noexcept { g_probe_hook = hook; }
 
 Host plugin_host() noexcept { return Host(g_host.load()); }
 
@@ -137,6 +139,23 @@ gantry_status init(const gantry_host *host, const gantry_call *call) noexcept {
 }
 
 void deinit() noexcept { set_plugin_host(nullptr); }
+
+namespace {
+
+gantry_status probe(const gantry_call *call, const gantry_environment *env, const gantry_value *config) {
+    return guard(call, [&] {
+        const OnProbe::Hook hook = g_probe_hook.load();
+        if (!hook) return;
+        const Config options(config);
+        hook(Environment{env->root, env->run, env->libexec, env->engine_id}, config ? &options : nullptr,
+             Call(call));
+    });
+}
+
+} // namespace
+
+const gantry_probe_1 kProbeTable = {sizeof(gantry_probe_1), 0, probe};
+const gantry_ability kAbilities[1] = {{GANTRY_PROBE_1, &kProbeTable}};
 
 } // namespace detail
 } // namespace gantry

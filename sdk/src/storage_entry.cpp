@@ -89,12 +89,12 @@ gantry_status changes(gantry_driver *driver, const gantry_call *call, const char
     });
 }
 
-const gantry_storage_diff_1 kDiffTable = {sizeof(gantry_storage_diff_1), 0, changes};
-
 } // namespace
 
 const gantry_storage_v1 kStorageTable = {
     sizeof(gantry_storage_v1), 0, caps, create, mounts, commit, remove, usage, list};
-const gantry_ability kStorageDiffAbility = {GANTRY_STORAGE_DIFF_1, &kDiffTable};
+const gantry_storage_diff_1 kStorageDiffTable = {sizeof(gantry_storage_diff_1), 0, changes};
+const gantry_ability kStorageDiffAbilities[2] = {{GANTRY_STORAGE_DIFF_1, &kStorageDiffTable},
+                                                 {GANTRY_PROBE_1, &kProbeTable}};
 
 } // namespace gantry::detail

@@ -234,6 +234,23 @@ typedef struct gantry_environment {
                               objects, so that engines beside each other never collide */
 } gantry_environment;
 
+/* Optional ability of every kind: says whether create could work here, so that a listing can name the
+ * missing prerequisite of a driver that nobody has chosen. */
+#define GANTRY_PROBE_1 "gantry.probe/1"
+
+typedef struct gantry_probe_1 {
+    uint32_t struct_size;
+    uint32_t reserved;
+    /* [any] Also before init and without an instance, so no host service is there. Arguments as for
+     * create, but the directories of `env` may not exist yet. Free of side effects: makes, mounts,
+     * loads and changes nothing; ends within two seconds. GANTRY_OK: nothing speaks against create.
+     * GANTRY_UNSUPPORTED or GANTRY_FAILED_PRECONDITION with the missing prerequisite and nothing else
+     * as message ("kernel has no aufs"): shown as "skipped: <message>". Any other class is a failure
+     * of the probe itself. `config` is NULL when the driver's table is not valid. */
+    gantry_status (*probe)(const gantry_call *call, const gantry_environment *env,
+                           const gantry_value *config);
+} gantry_probe_1;
+
 /* The one exported symbol, and it is data. Magic, version and size keep their place for ever. */
 struct gantry_plugin_entry {
     uint8_t magic[GANTRY_PLUGIN_MAGIC_SIZE];

@@ -75,12 +75,24 @@ struct OnInit {
     explicit OnInit(Hook hook) noexcept;
 };
 
+/// Optional: GANTRY_PLUGIN_PROBE([](const gantry::Environment &, const gantry::Config *,
+/// const gantry::Call &) { ... }) at file scope implements gantry.probe/1 (<gantry/abi.h>): returns
+/// when create could work, throws Error(kUnsupported, "kernel has no aufs") when a prerequisite is
+/// missing. The options are null when the driver's table is not valid. Changes nothing anywhere.
+struct OnProbe {
+    using Hook = void (*)(const Environment &, const Config *, const Call &);
+    explicit OnProbe(Hook hook) noexcept;
+};
+
 namespace detail {
 
 extern const gantry_storage_v1 kStorageTable;
 extern const gantry_network_v1 kNetworkTable;
 extern const gantry_registry_v1 kRegistryTable;
-extern const gantry_ability kStorageDiffAbility;
+/// gantry.probe/1 alone, and after gantry.storage.diff/1.
+extern const gantry_ability kAbilities[1], kStorageDiffAbilities[2];
+extern const gantry_storage_diff_1 kStorageDiffTable;
+extern const gantry_probe_1 kProbeTable;
 
 /// What plugin_host() returns from now on; linked-in tests lend their own host with it.
 void set_plugin_host(const gantry_host *host) noexcept;
@@ -109,6 +121,7 @@ template <typename Driver> void destroy(gantry_driver *driver) noexcept {
 } // namespace gantry
 
 #define GANTRY_PLUGIN_INIT(...) static const ::gantry::OnInit gantry_on_init_(__VA_ARGS__)
+#define GANTRY_PLUGIN_PROBE(...) static const ::gantry::OnProbe gantry_on_probe_(__VA_ARGS__)
 
 #define GANTRY_PLUGIN_ENTRY_(kind_, driver_, table_, abilities_, ability_count_, name_, version_, text_,     \
                              options_, ...)                                                                  \
@@ -141,14 +154,14 @@ template <typename Driver> void destroy(gantry_driver *driver) noexcept {
 // (name, version, description, options, factory), once, at file scope.
 #define GANTRY_STORAGE_PLUGIN(...)                                                                           \
     GANTRY_PLUGIN_ENTRY_(GANTRY_KIND_STORAGE, ::gantry::StorageDriver, ::gantry::detail::kStorageTable,      \
-                         nullptr, 0, __VA_ARGS__)
+                         ::gantry::detail::kAbilities, 1, __VA_ARGS__)
 // The same for a driver that implements changes() natively.
 #define GANTRY_STORAGE_PLUGIN_WITH_DIFF(...)                                                                 \
     GANTRY_PLUGIN_ENTRY_(GANTRY_KIND_STORAGE, ::gantry::StorageDriver, ::gantry::detail::kStorageTable,      \
-                         &::gantry::detail::kStorageDiffAbility, 1, __VA_ARGS__)
+                         ::gantry::detail::kStorageDiffAbilities, 2, __VA_ARGS__)
 #define GANTRY_NETWORK_PLUGIN(...)                                                                           \
     GANTRY_PLUGIN_ENTRY_(GANTRY_KIND_NETWORK, ::gantry::NetworkDriver, ::gantry::detail::kNetworkTable,      \
-                         nullptr, 0, __VA_ARGS__)
+                         ::gantry::detail::kAbilities, 1, __VA_ARGS__)
 #define GANTRY_REGISTRY_PLUGIN(...)                                                                          \
     GANTRY_PLUGIN_ENTRY_(GANTRY_KIND_REGISTRY, ::gantry::RegistryDriver, ::gantry::detail::kRegistryTable,   \
-                         nullptr, 0, __VA_ARGS__)
+                         ::gantry::detail::kAbilities, 1, __VA_ARGS__)
