@@ -38,6 +38,11 @@ struct UnpackResult {
 /// Pulls compressed bytes: fills the buffer, 0 at the end, throws on failure.
 using ByteSource = std::function<size_t(void *, size_t)>;
 
+/// Takes bytes; throws to end the writing.
+using ByteSink = std::function<void(const void *, size_t)>;
+/// Told what of a tree could not be stored as it is, one sentence each.
+using LayerNotice = std::function<void(const std::string &)>;
+
 /// chain_id of a layer over its parent's chain (image-spec config.md, "Layer ChainID").
 std::string chain_id_of(const std::string &parent_chain_id, const std::string &diff_id);
 
@@ -91,6 +96,14 @@ class Layers {
     uint64_t sweep();
     Usage usage(const std::string &id) const;
     std::vector<Change> changes(const std::string &id) const;
+    /// A new image layer beside `id`, on the same parent, that holds `changes` as `id` shows them now;
+    /// nullopt when there are none. May be called on a layer in use: what vanishes meanwhile is left out.
+    std::optional<Layer> commit_changes(const std::string &id, std::vector<Change> changes,
+                                        const LayerNotice &notice, const Call &call);
+    /// The layer against its parent as an uncompressed OCI layer, with bounded memory. Equal trees give
+    /// equal bytes; an image layer's own diff ID comes out only if its maker wrote tars the same way.
+    void write_diff(const std::string &id, const ByteSink &sink, const LayerNotice &notice,
+                    const Call &call) const;
     /// At start: undoes 'making', finishes 'removing', removes what the driver has and nobody knows.
     void recover();
 
