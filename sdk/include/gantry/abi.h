@@ -15,8 +15,13 @@
  *    CLOCK_MONOTONIC unless stated, sizes are bytes.
  *  - Thread tags: [main] called by one thread while no other call of that driver runs;
  *    [any] called by any thread, concurrently with every other [any] call, also on the same id
- *    unless the slot says that the host serialises by id. The host holds no lock and no database
- *    transaction while it calls a driver.
+ *    unless the slot says that the host serialises by id; [call] a function of the host's that the
+ *    driver calls within the call it was handed to, from one thread at a time. The host holds no lock
+ *    and no database transaction while it calls a driver.
+ *  - Memory marks of a struct or member: [borrowed] what it points to lives until the call or sink call
+ *    that received it returns; [static] data of the plugin, there as long as the library; [frozen] the
+ *    struct has no size and never changes; [handle] destroyed through the table that made it.
+ *    Descriptors: [fd borrowed, CLOEXEC] stays the giver's, [fd taken, CLOEXEC] becomes the receiver's.
  */
 #ifndef GANTRY_ABI_H
 #define GANTRY_ABI_H
@@ -76,7 +81,7 @@ typedef enum gantry_type {
 } gantry_type;
 
 /* One value. Every key of a TABLE that has a default is present; one without default that was not
- * set is absent. Borrowed for the call that receives it. */
+ * set is absent. [frozen] [borrowed] */
 typedef struct gantry_value {
     gantry_type type;
     uint32_t count;
@@ -95,7 +100,7 @@ enum {
     GANTRY_OPTION_SECRET = 2u    /* never logged, printed as "***" */
 };
 
-/* Schema of one option; static data of the plugin. */
+/* Schema of one option. [static] */
 typedef struct gantry_option {
     uint32_t struct_size;
     gantry_type type;
@@ -113,6 +118,7 @@ typedef struct gantry_option {
 
 /* ---- calls ---- */
 
+/* [frozen] [borrowed] */
 typedef struct gantry_label {
     const char *key;
     const char *value;
@@ -127,11 +133,12 @@ typedef struct gantry_error_sink {
     void (*set)(void *ctx, gantry_status status, int32_t errno_value, const char *message, const char *hint);
 } gantry_error_sink;
 
-/* Accompanies every call. Borrowed. */
+/* Accompanies every call. [borrowed] */
 typedef struct gantry_call {
     uint32_t struct_size;
-    int32_t cancel_fd;   /* becomes readable when the caller gives up; -1 if never. Do not read it. */
-    int64_t deadline_ns; /* CLOCK_MONOTONIC; 0 for none */
+    int32_t cancel_fd;              /* becomes readable when the caller gives up; -1 if never. Do not read it.
+                                       [fd borrowed, CLOEXEC] */
+    int64_t deadline_ns;            /* CLOCK_MONOTONIC; 0 for none */
     const gantry_error_sink *error; /* never NULL */
     void *ctx;
     /* [any] may be NULL. `done` and `total` in units of the operation (bytes unless the slot says
@@ -150,6 +157,7 @@ typedef struct gantry_byte_sink {
     uint32_t struct_size;
     uint32_t reserved;
     void *ctx;
+    /* [call] */
     gantry_status (*write)(void *ctx, const void *data, size_t size);
 } gantry_byte_sink;
 
@@ -158,12 +166,13 @@ typedef struct gantry_string_sink {
     uint32_t struct_size;
     uint32_t reserved;
     void *ctx;
+    /* [call] */
     gantry_status (*add)(void *ctx, const char *value);
 } gantry_string_sink;
 
 /* ---- services that the host lends; valid from init until deinit ---- */
 
-/* One write of a key-value transaction. */
+/* One write of a key-value transaction. [frozen] [borrowed] */
 typedef struct gantry_kv_write {
     const char *key;
     const void *value; /* NULL: delete */
@@ -200,8 +209,9 @@ typedef struct gantry_host {
                          size_t input_size, const gantry_byte_sink *out, const gantry_byte_sink *err,
                          int32_t *exit_code);
 
-    /* [any] Adds to a counter / sets a gauge named "gantry_<plugin>_<name>". Cheap, lock-free. */
+    /* [any] Adds to a counter named "gantry_<plugin>_<name>". Cheap, lock-free. */
     void (*count)(void *ctx, const char *name, int64_t delta);
+    /* [any] Sets a gauge of such a name. Cheap, lock-free. */
     void (*gauge)(void *ctx, const char *name, int64_t value);
 } gantry_host;
 
@@ -214,7 +224,7 @@ typedef enum gantry_kind {
 } gantry_kind;
 
 /* An ability beyond the kind's base table, asked for by "id/revision". A table is complete: every
- * slot within its first released size is set, or the plugin is refused at load. */
+ * slot within its first released size is set, or the plugin is refused at load. [frozen] [static] */
 typedef struct gantry_ability {
     const char *id;    /* "gantry.storage.diff/1" */
     const void *table; /* begins with uint32_t struct_size */
@@ -223,7 +233,7 @@ typedef struct gantry_ability {
 /* An instance of a driver, made by create from validated options. */
 typedef struct gantry_driver gantry_driver;
 
-/* What create gets besides its options. Borrowed. */
+/* What create gets besides its options. [borrowed] */
 typedef struct gantry_environment {
     uint32_t struct_size;
     uint32_t reserved;
@@ -251,7 +261,8 @@ typedef struct gantry_probe_1 {
                            const gantry_value *config);
 } gantry_probe_1;
 
-/* The one exported symbol, and it is data. Magic, version and size keep their place for ever. */
+/* The one exported symbol, and it is data. Magic, version and size keep their place for ever, so it
+ * is [frozen] up to them and grows behind; what it points to is [static]. */
 struct gantry_plugin_entry {
     uint8_t magic[GANTRY_PLUGIN_MAGIC_SIZE];
     uint32_t abi_major;
@@ -273,7 +284,7 @@ struct gantry_plugin_entry {
     gantry_status (*init)(const gantry_host *host, const gantry_call *call);
     /* [main] */
     void (*deinit)(void);
-    /* [main] `config` is a TABLE value. *out is valid only on GANTRY_OK. */
+    /* [main] `config` is a TABLE value. *out, a [handle], is valid only on GANTRY_OK. */
     gantry_status (*create)(const gantry_call *call, const gantry_environment *env,
                             const gantry_value *config, gantry_driver **out);
     /* [main] Ends the instance; leaves everything on disk and in the kernel as it is. */
@@ -287,6 +298,7 @@ struct gantry_plugin_entry {
 #define GANTRY_NOTE_NAME "gantry"
 #define GANTRY_NOTE_TYPE 1u
 
+/* [frozen] */
 typedef struct gantry_abi_note {
     uint32_t name_size, desc_size, type;
     char name[8];

@@ -30,6 +30,7 @@ typedef struct gantry_network_caps {
     int32_t static_address;
 } gantry_network_caps;
 
+/* [borrowed] */
 typedef struct gantry_subnet {
     uint32_t struct_size;
     uint32_t reserved;
@@ -38,6 +39,7 @@ typedef struct gantry_subnet {
     const char *range;   /* part of cidr from which addresses are leased, or "" for all */
 } gantry_subnet;
 
+/* [borrowed] */
 typedef struct gantry_network_spec {
     uint32_t struct_size;
     int32_t internal;
@@ -56,12 +58,15 @@ typedef struct gantry_subnet_sink {
     uint32_t struct_size;
     uint32_t reserved;
     void *ctx;
+    /* [call] */
     gantry_status (*add)(void *ctx, const gantry_subnet *subnet);
 } gantry_subnet_sink;
 
+/* [borrowed] */
 typedef struct gantry_endpoint_spec {
     uint32_t struct_size;
-    int32_t netns_fd; /* the container's namespace; -1 in restore when it has none any more */
+    int32_t netns_fd; /* the container's namespace; -1 in restore when it has none any more.
+                         [fd borrowed, CLOEXEC] */
     const char *id;   /* 64 hex digits, never used twice */
     const char *network_id;
     const char *interface_name; /* wanted name inside: "eth0" */
@@ -74,7 +79,7 @@ typedef struct gantry_endpoint_spec {
     uint32_t reserved;
 } gantry_endpoint_spec;
 
-/* What attach settled. Strings belong to the driver until the sink returns. */
+/* What attach settled. [borrowed] */
 typedef struct gantry_endpoint_info {
     uint32_t struct_size;
     uint32_t ipv4_prefix; /* 0: no IPv4 */
@@ -92,13 +97,15 @@ typedef struct gantry_endpoint_sink {
     uint32_t struct_size;
     uint32_t reserved;
     void *ctx;
-    gantry_status (*set)(void *ctx, const gantry_endpoint_info *info); /* exactly once */
+    /* [call] exactly once */
+    gantry_status (*set)(void *ctx, const gantry_endpoint_info *info);
 } gantry_endpoint_sink;
 
 typedef enum gantry_protocol { GANTRY_TCP = 6, GANTRY_UDP = 17, GANTRY_SCTP = 132 } gantry_protocol;
 
 /* One published port. The host port is taken from [host_port, host_port_end]; both 0 means any free
- * port of the ephemeral range. host_ip "" means every address, IPv4 and IPv6 with the same port. */
+ * port of the ephemeral range. host_ip "" means every address, IPv4 and IPv6 with the same port.
+ * [borrowed] */
 typedef struct gantry_port {
     uint32_t struct_size;
     gantry_protocol protocol;
@@ -113,11 +120,11 @@ typedef struct gantry_port_sink {
     uint32_t struct_size;
     uint32_t reserved;
     void *ctx;
-    /* One call for each requested port, in order, with host_port == host_port_end settled. */
+    /* [call] Once for each requested port, in order, with host_port == host_port_end settled. */
     gantry_status (*add)(void *ctx, const gantry_port *port);
 } gantry_port_sink;
 
-/* What restore() is told: a live endpoint and its settled ports. */
+/* What restore() is told: a live endpoint and its settled ports. [borrowed] */
 typedef struct gantry_endpoint_state {
     uint32_t struct_size;
     uint32_t port_count;
@@ -126,6 +133,7 @@ typedef struct gantry_endpoint_state {
     const gantry_port *ports;
 } gantry_endpoint_state;
 
+/* [borrowed] */
 typedef struct gantry_network_state {
     uint32_t struct_size;
     uint32_t network_count;

@@ -15,7 +15,7 @@ extern "C" {
 #endif
 
 /* A reference, already parsed and completed by the core: registry "docker.io", repository
- * "library/nginx", and either tag or digest ("" when not given; the digest wins). */
+ * "library/nginx", and either tag or digest ("" when not given; the digest wins). [borrowed] */
 typedef struct gantry_reference {
     uint32_t struct_size;
     uint32_t reserved;
@@ -25,7 +25,7 @@ typedef struct gantry_reference {
     const char *digest;
 } gantry_reference;
 
-/* Credentials that came with the request (X-Registry-Auth); valid for `server` alone. */
+/* Credentials that came with the request (X-Registry-Auth); valid for `server` alone. [borrowed] */
 typedef struct gantry_credential {
     uint32_t struct_size;
     uint32_t reserved;
@@ -36,6 +36,7 @@ typedef struct gantry_credential {
     const char *registry_token; /* ready bearer token, or "" */
 } gantry_credential;
 
+/* [borrowed] */
 typedef struct gantry_descriptor {
     uint32_t struct_size;
     uint32_t reserved;
@@ -49,6 +50,7 @@ typedef struct gantry_descriptor_sink {
     uint32_t struct_size;
     uint32_t reserved;
     void *ctx;
+    /* [call] */
     gantry_status (*set)(void *ctx, const gantry_descriptor *descriptor);
 } gantry_descriptor_sink;
 
@@ -59,9 +61,11 @@ typedef struct gantry_blob_sink {
     uint32_t struct_size;
     uint32_t reserved;
     void *ctx;
+    /* [call] */
     gantry_status (*write)(void *ctx, const char *endpoint, uint64_t at, const void *data, size_t size);
 } gantry_blob_sink;
 
+/* [borrowed] */
 typedef struct gantry_fetch {
     uint32_t struct_size;
     uint32_t avoid_count;
@@ -80,9 +84,11 @@ typedef struct gantry_blob_source {
     uint32_t struct_size;
     uint32_t reserved;
     void *ctx;
+    /* [call] */
     gantry_status (*read)(void *ctx, uint64_t at, void *buffer, size_t size, size_t *got);
 } gantry_blob_source;
 
+/* [borrowed] */
 typedef struct gantry_push {
     uint32_t struct_size;
     int32_t is_manifest;
@@ -92,7 +98,7 @@ typedef struct gantry_push {
     const char *mount_from; /* repository of the same registry that may have the blob, or "" */
 } gantry_push;
 
-/* One line of an explanation, or one search result. */
+/* One line of an explanation. [borrowed] */
 typedef struct gantry_endpoint_line {
     uint32_t struct_size;
     int32_t can_pull;    /* bytes by digest */
@@ -108,9 +114,11 @@ typedef struct gantry_endpoint_line_sink {
     uint32_t struct_size;
     uint32_t reserved;
     void *ctx;
+    /* [call] */
     gantry_status (*add)(void *ctx, const gantry_endpoint_line *line);
 } gantry_endpoint_line_sink;
 
+/* [borrowed] */
 typedef struct gantry_search_result {
     uint32_t struct_size;
     int32_t stars;
@@ -124,6 +132,7 @@ typedef struct gantry_search_sink {
     uint32_t struct_size;
     uint32_t reserved;
     void *ctx;
+    /* [call] */
     gantry_status (*add)(void *ctx, const gantry_search_result *result);
 } gantry_search_sink;
 

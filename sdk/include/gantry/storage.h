@@ -47,6 +47,7 @@ typedef struct gantry_storage_caps {
     uint32_t reserved;
 } gantry_storage_caps;
 
+/* [borrowed] */
 typedef struct gantry_storage_create {
     uint32_t struct_size;
     uint32_t parent_count;
@@ -56,7 +57,8 @@ typedef struct gantry_storage_create {
 
 /* A mount to be made by the core. `options` are those of mount(8) without "ro"; for type "overlay"
  * the key "lowerdir+" may repeat, nearest first, with "upperdir" and "workdir" once. Type "bind"
- * binds `source`. `target` is relative to the layer's root ("" for the root itself). */
+ * binds `source`. `target` is relative to the layer's root ("" for the root itself).
+ * [borrowed] */
 typedef struct gantry_mount {
     uint32_t struct_size;
     int32_t read_only;
@@ -72,7 +74,8 @@ typedef struct gantry_mount_sink {
     uint32_t struct_size;
     uint32_t reserved;
     void *ctx;
-    gantry_status (*add)(void *ctx, const gantry_mount *mount); /* in the order of mounting */
+    /* [call] In the order of mounting. */
+    gantry_status (*add)(void *ctx, const gantry_mount *mount);
 } gantry_mount_sink;
 
 typedef struct gantry_usage {
@@ -132,7 +135,7 @@ typedef struct gantry_change_sink {
     uint32_t struct_size;
     uint32_t reserved;
     void *ctx;
-    /* `path` is absolute within the layer ("/etc/passwd"). Parents before children. */
+    /* [call] `path` is absolute within the layer ("/etc/passwd"). Parents before children. */
     gantry_status (*add)(void *ctx, gantry_change_kind kind, const char *path);
 } gantry_change_sink;
 
