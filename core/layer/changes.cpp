@@ -1,88 +1,117 @@
+// Both trees side by side, by path from their roots: no descriptor stays open across levels, however
+// deep a container has nested them. A container may be changing the upper tree meanwhile; directories are
+// opened without following a link anywhere in the path, and what vanishes counts as deleted.
 #include "core/layer/changes.h"
 
 #include "core/base/fd.h"
 
+#include <gantry/changes.hpp>
+#include <gantry/directory.hpp>
+
 #include <cerrno>
-#include <dirent.h>
 #include <fcntl.h>
-#include <memory>
+#include <linux/openat2.h>
 #include <set>
-#include <sys/stat.h>
-#include <unistd.h>
+#include <sys/syscall.h>
 
 namespace gantry {
 namespace {
 
-constexpr int kMaxDepth = 1024; // each level holds descriptors open
+constexpr size_t kMaxPath = 4095;
 
-std::set<std::string> names_in(int dir, const std::string &shown) {
-    std::set<std::string> names;
-    const UniqueFd fd(::openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    std::unique_ptr<DIR, int (*)(DIR *)> stream(fd ? ::fdopendir(fd.dup().release()) : nullptr, ::closedir);
-    if (!stream) throw Error::from_errno(errno, "read directory " + shown);
-    while (const dirent *entry = ::readdir(stream.get()))
-        if (const std::string name = entry->d_name; name != "." && name != "..") names.insert(name);
-    return names;
-}
+class Comparison {
+  public:
+    Comparison(int lower, int upper, ChangeReporter &out, const Call &call)
+        : lower_(lower), upper_(upper), out_(out), call_(call) {}
 
-bool stat_at(int dir, const std::string &name, struct stat &st) {
-    if (dir < 0) return false;
-    if (::fstatat(dir, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0) return true;
-    if (errno == ENOENT) return false;
-    throw Error::from_errno(errno, "stat " + name);
-}
-
-// Times to the nanosecond: copies keep them, and every write moves ctime's companion mtime.
-bool differs(const struct stat &a, const struct stat &b) {
-    if (a.st_mode != b.st_mode || a.st_uid != b.st_uid || a.st_gid != b.st_gid || a.st_rdev != b.st_rdev)
-        return true;
-    if (S_ISDIR(a.st_mode)) return false;
-    return a.st_size != b.st_size || a.st_mtim.tv_sec != b.st_mtim.tv_sec ||
-           a.st_mtim.tv_nsec != b.st_mtim.tv_nsec;
-}
-
-void compare(int lower, int upper, const std::string &path, int depth, std::vector<Change> &out,
-             const Call &call) {
-    call.check("list changes");
-    if (depth > kMaxDepth)
-        throw Error(ErrorClass::kInvalidArgument, "list changes: " + path + " is nested too deeply");
-    std::set<std::string> names = names_in(upper, path);
-    if (lower >= 0)
-        for (const std::string &name : names_in(lower, path))
-            names.insert(name);
-    for (const std::string &name : names) {
-        struct stat below {
-        }, above{};
-        const bool was = stat_at(lower, name, below), is = stat_at(upper, name, above);
-        const std::string child = path + "/" + name;
-        if (!is) {
-            if (was) out.push_back({GANTRY_CHANGE_DELETED, child});
-            continue;
+    void directory(const std::string &path, bool in_lower) {
+        call_.check("list changes");
+        if (path.size() > kMaxPath)
+            throw Error(ErrorClass::kInvalidArgument, "list changes: " + path.substr(0, 200) +
+                                                          "... is a longer path than a layer can carry");
+        for (const Entry &entry : entries(path, in_lower)) {
+            const std::string child = path + "/" + entry.name;
+            const bool told = entry.kind != kSame;
+            if (told) out_.report(static_cast<gantry_change_kind>(entry.kind), child);
+            if (!entry.directory) continue;
+            out_.enter(child, told);
+            directory(child, entry.directory_in_lower);
+            out_.leave();
         }
-        const size_t mark = out.size();
-        if (!was)
-            out.push_back({GANTRY_CHANGE_ADDED, child});
-        else if (differs(below, above))
-            out.push_back({GANTRY_CHANGE_MODIFIED, child});
-        if (!S_ISDIR(above.st_mode)) continue;
-        const UniqueFd up(::openat(upper, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-        if (!up) throw Error::from_errno(errno, "open " + child);
-        const UniqueFd low(
-            was && S_ISDIR(below.st_mode)
-                ? ::openat(lower, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
-                : -1);
-        compare(low.get(), up.get(), child, depth + 1, out, call);
-        // A directory whose content changed counts as modified, as `docker diff` shows it.
-        if (was && S_ISDIR(below.st_mode) && out.size() > mark && out[mark].path != child)
-            out.insert(out.begin() + static_cast<ptrdiff_t>(mark), {GANTRY_CHANGE_MODIFIED, child});
     }
-}
+
+  private:
+    static constexpr int kSame = -1;
+    struct Entry {
+        std::string name;
+        int kind = kSame;
+        bool directory = false, directory_in_lower = false;
+    };
+
+    static UniqueFd open_below(int root, const std::string &path) {
+        open_how how{};
+        how.flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC;
+        how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS;
+        const std::string relative = "." + path;
+        return UniqueFd(static_cast<int>(::syscall(SYS_openat2, root, relative.c_str(), &how, sizeof how)));
+    }
+    static bool stat_at(int dir, const std::string &name, struct stat &st) {
+        if (dir < 0) return false;
+        if (::fstatat(dir, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0) return true;
+        if (errno == ENOENT) return false;
+        throw Error::from_errno(errno, "stat " + name);
+    }
+    static std::string path_of(int dir, const std::string &name) {
+        return "/proc/self/fd/" + std::to_string(dir) + "/" + name;
+    }
+
+    std::vector<Entry> entries(const std::string &path, bool in_lower) const {
+        std::vector<Entry> out;
+        const UniqueFd up = open_below(upper_, path), low = in_lower ? open_below(lower_, path) : UniqueFd();
+        if (!up) {
+            if (errno == ENOENT || errno == ENOTDIR || errno == ELOOP) return out; // changed under our eyes
+            throw Error::from_errno(errno, "open " + path.substr(0, 300));
+        }
+        if (in_lower && !low) throw Error::from_errno(errno, "open " + path.substr(0, 300));
+        std::set<std::string> names; // sorted: the answer does not depend on the file system
+        for (std::string &name : names_in(up.get(), path))
+            names.insert(std::move(name));
+        if (low)
+            for (std::string &name : names_in(low.get(), path))
+                names.insert(std::move(name));
+        for (const std::string &name : names) {
+            struct stat below {
+            }, above{};
+            const bool was = stat_at(low.get(), name, below), is = stat_at(up.get(), name, above);
+            Entry entry{name};
+            if (!is) {
+                if (!was) continue;
+                entry.kind = GANTRY_CHANGE_DELETED;
+            } else if (!was) {
+                entry.kind = GANTRY_CHANGE_ADDED;
+            } else if (!same_attributes(below, above) ||
+                       layer_xattrs(path_of(low.get(), name)) != layer_xattrs(path_of(up.get(), name))) {
+                entry.kind = GANTRY_CHANGE_MODIFIED;
+            }
+            entry.directory = is && S_ISDIR(above.st_mode);
+            entry.directory_in_lower = entry.directory && was && S_ISDIR(below.st_mode);
+            if (entry.kind != kSame || entry.directory) out.push_back(std::move(entry));
+        }
+        return out;
+    }
+
+    int lower_, upper_;
+    ChangeReporter &out_;
+    const Call &call_;
+};
 
 } // namespace
 
 std::vector<Change> compare_trees(int lower_fd, int upper_fd, const Call &call) {
     std::vector<Change> out;
-    compare(lower_fd, upper_fd, "", 0, out, call);
+    const std::function<void(const Change &)> found = [&](const Change &change) { out.push_back(change); };
+    ChangeReporter reporter(found);
+    Comparison(lower_fd, upper_fd, reporter, call).directory("", lower_fd >= 0);
     return out;
 }
 

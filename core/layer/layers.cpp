@@ -391,9 +391,14 @@ std::vector<Change> Layers::changes(const std::string &id) const {
     const CallScope scope;
     const LayerIds parents = impl_->ancestors(id);
     if (impl_->driver->has_changes()) {
-        std::vector<Change> out;
-        impl_->driver->changes(scope, id, parents, [&](const Change &c) { out.push_back(c); });
-        return out;
+        try {
+            std::vector<Change> out;
+            impl_->driver->changes(scope, id, parents, [&](const Change &c) { out.push_back(c); });
+            return out;
+        } catch (const Error &error) {
+            // A layer that this driver cannot read from its own part alone.
+            if (error.error_class() != ErrorClass::kUnsupported) throw;
+        }
     }
     const UniqueFd upper = mount_detached(impl_->driver->mounts(scope, id, parents, true));
     UniqueFd lower;

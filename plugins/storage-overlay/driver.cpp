@@ -1,5 +1,6 @@
 #include "plugins/storage-overlay/driver.h"
 
+#include "plugins/storage-overlay/changes.h"
 #include "plugins/storage-overlay/probe.h"
 
 #include <fcntl.h>
@@ -14,78 +15,6 @@ using storage::Fd;
 
 // The kernel takes 500 lower directories; a read-only view spends one on the layer itself.
 constexpr uint32_t kMaxParents = 499;
-
-bool is_whiteout(const struct stat &st) { return S_ISCHR(st.st_mode) && st.st_rdev == 0; }
-
-bool is_opaque(int dir) {
-    char value = 0;
-    return ::fgetxattr(dir, "trusted.overlay.opaque", &value, 1) == 1 && value == 'y';
-}
-
-Fd open_below(int dir, const std::string &name) {
-    return Fd(::openat(dir, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-}
-
-// One directory of the merged tree below: the same path in each parent, nearest first, down to the
-// first that is opaque.
-using MergedDirectory = std::vector<Fd>;
-
-bool find_below(const MergedDirectory &dirs, const std::string &name, struct stat &st) {
-    for (const Fd &dir : dirs)
-        if (::fstatat(dir.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0) return !is_whiteout(st);
-    return false;
-}
-
-MergedDirectory enter_below(const MergedDirectory &dirs, const std::string &name) {
-    MergedDirectory out;
-    for (const Fd &dir : dirs) {
-        struct stat st {};
-        if (::fstatat(dir.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) continue;
-        if (!S_ISDIR(st.st_mode)) break; // hides what lies further below
-        Fd fd = open_below(dir.get(), name);
-        if (!fd) continue;
-        const bool last = is_opaque(fd.get());
-        out.push_back(std::move(fd));
-        if (last) break;
-    }
-    return out;
-}
-
-void walk_changes(int upper, const MergedDirectory &lower, bool opaque, const std::string &path, int depth,
-                  const Call &call, const std::function<void(const Change &)> &found) {
-    call.check("list changes");
-    if (depth > 256)
-        throw Error(ErrorClass::kInvalidArgument, "list changes: " + path + " is nested too deeply");
-    const auto names = storage::names_in(upper, path);
-    if (opaque) { // everything below that the layer does not bring again is deleted
-        std::vector<std::string> seen(names);
-        for (const Fd &dir : lower)
-            for (const std::string &name : storage::names_in(dir.get(), path)) {
-                struct stat st {};
-                if (std::find(seen.begin(), seen.end(), name) != seen.end()) continue;
-                seen.push_back(name);
-                if (find_below(lower, name, st)) found({GANTRY_CHANGE_DELETED, path + "/" + name});
-            }
-    }
-    for (const std::string &name : names) {
-        struct stat above {
-        }, below{};
-        if (::fstatat(upper, name.c_str(), &above, AT_SYMLINK_NOFOLLOW) != 0) continue;
-        const std::string child = path + "/" + name;
-        const bool was = find_below(lower, name, below);
-        if (is_whiteout(above)) {
-            if (was) found({GANTRY_CHANGE_DELETED, child});
-            continue;
-        }
-        found({was ? GANTRY_CHANGE_MODIFIED : GANTRY_CHANGE_ADDED, child});
-        if (!S_ISDIR(above.st_mode)) continue;
-        const Fd dir = open_below(upper, name);
-        if (!dir) continue;
-        const bool under = was && S_ISDIR(below.st_mode);
-        walk_changes(dir.get(), under ? enter_below(lower, name) : MergedDirectory{},
-                     under && is_opaque(dir.get()), child, depth + 1, call, found);
-    }
-}
 
 bool module_has(const char *parameter) {
     return ::access((std::string("/sys/module/overlay/parameters/") + parameter).c_str(), F_OK) == 0;
@@ -164,11 +93,17 @@ std::vector<Mount> OverlayDriver::mounts(const Call &, const std::string &id, co
     return {mount};
 }
 
-void OverlayDriver::commit(const Call &call, const std::string &id, const LayerIds &, bool durable) {
+void OverlayDriver::commit(const Call &call, const std::string &id, const LayerIds &parents, bool durable) {
     const auto before = root_.committed(id);
     if (before && !durable) return;
     const Fd fs = storage::open_directory(root_.open(id).get(), "fs");
-    root_.commit(id, before ? *before : storage::measure_tree(fs.get(), call), durable);
+    // A base layer is shown without overlayfs: what it deletes of nothing would be seen as devices.
+    storage::StrayWhiteout stray;
+    if (parents.empty())
+        stray = [](int dir, const std::string &name, const struct stat &st) {
+            return S_ISCHR(st.st_mode) && st.st_rdev == 0 && ::unlinkat(dir, name.c_str(), 0) == 0;
+        };
+    root_.commit(id, before ? *before : storage::measure_tree(fs.get(), call, stray), durable);
 }
 
 Usage OverlayDriver::usage(const Call &call, const std::string &id) {
@@ -179,15 +114,7 @@ Usage OverlayDriver::usage(const Call &call, const std::string &id) {
 
 void OverlayDriver::changes(const Call &call, const std::string &id, const LayerIds &parents,
                             const std::function<void(const Change &)> &found) {
-    MergedDirectory lower;
-    for (const std::string &parent : parents) {
-        Fd fs = storage::open_directory(root_.open(parent).get(), "fs");
-        const bool last = is_opaque(fs.get());
-        lower.push_back(std::move(fs));
-        if (last) break;
-    }
-    const Fd upper = storage::open_directory(root_.open(id).get(), "fs");
-    walk_changes(upper.get(), lower, is_opaque(upper.get()), "", 0, call, found);
+    overlay_changes(root_, id, parents, call, found);
 }
 
 } // namespace gantry

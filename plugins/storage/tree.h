@@ -7,6 +7,7 @@
 
 #include <functional>
 #include <string>
+#include <sys/stat.h>
 
 namespace gantry::storage {
 
@@ -15,8 +16,12 @@ using gantry::names_in;
 using gantry::open_directory;
 using gantry::remove_tree;
 
-/// Allocated bytes and inodes, hard links counted once; the top directory is not counted.
-Usage measure_tree(int dir, const Call &call);
+/// Tells whether an entry of a tree is a whiteout that hides nothing, and removes it.
+using StrayWhiteout = std::function<bool(int dir, const std::string &name, const struct stat &st)>;
+
+/// Allocated bytes and inodes, hard links counted once; the top directory is not counted. `stray` may
+/// take entries out on the way.
+Usage measure_tree(int dir, const Call &call, const StrayWhiteout &stray = {});
 /// Copies the content and the attributes of one directory into another that is empty: reflinks where
 /// the file system has them, holes, hard links, owners, modes, times and extended attributes kept.
 void copy_tree(int from, int to, const Call &call);
