@@ -298,15 +298,11 @@ int plugin_inspect(Invocation &invocation) {
     return 0;
 }
 
-int exec_daemon(const char *verb, Invocation &invocation) {
+[[noreturn]] void become_daemon(std::vector<std::string> words) {
     std::string binary = find_daemon_binary();
     if (binary.empty())
         throw Error(ErrorClass::kNotFound, "find gantryd: it is neither beside this program nor in /usr/bin");
-    std::vector<std::string> words{"gantryd", "--config-command", verb};
-    if (invocation.flags.has("config"))
-        words.insert(words.end(), {"--config", invocation.flags.get("config")});
-    if (invocation.flags.is_set("origin")) words.push_back("--origin");
-    words.insert(words.end(), invocation.args.begin(), invocation.args.end());
+    words.insert(words.begin(), "gantryd");
     std::vector<char *> argv;
     for (std::string &word : words)
         argv.push_back(word.data());
@@ -314,6 +310,24 @@ int exec_daemon(const char *verb, Invocation &invocation) {
     ::execv(binary.c_str(), argv.data());
     throw Error::from_errno(errno, "run " + binary);
 }
+
+int exec_daemon(const char *verb, Invocation &invocation) {
+    std::vector<std::string> words{"--config-command", verb};
+    if (invocation.flags.has("config"))
+        words.insert(words.end(), {"--config", invocation.flags.get("config")});
+    if (invocation.flags.is_set("origin")) words.push_back("--origin");
+    words.insert(words.end(), invocation.args.begin(), invocation.args.end());
+    become_daemon(std::move(words));
+}
+
+int doctor_command(Invocation &invocation) {
+    std::vector<std::string> words{"--doctor"};
+    for (const char *flag : {"config", "format"})
+        if (invocation.flags.has(flag))
+            words.insert(words.end(), {std::string("--") + flag, invocation.flags.get(flag)});
+    become_daemon(std::move(words));
+}
+
 int config_check(Invocation &invocation) { return exec_daemon("check", invocation); }
 int config_show(Invocation &invocation) { return exec_daemon("show", invocation); }
 int config_docs_command(Invocation &invocation) { return exec_daemon("docs", invocation); }
@@ -361,6 +375,9 @@ constexpr Flag kPluginLsFlags[] = {
     {"no-trunc", 0, kBool, "Show whole paths"}};
 constexpr Flag kConfigFlags[] = {
     {"config", 0, kString, "Configuration file (default /etc/gantry/gantry.toml)"}};
+constexpr Flag kDoctorFlags[] = {
+    {"config", 0, kString, "Configuration file (default /etc/gantry/gantry.toml)"},
+    {"format", 0, kString, "text or json"}};
 constexpr Flag kConfigShowFlags[] = {
     {"config", 0, kString, "Configuration file (default /etc/gantry/gantry.toml)"},
     {"origin", 0, kBool, "Show the file and line that set each value"}};
@@ -392,6 +409,9 @@ std::span<const Command> engine_commands() {
          1,
          1,
          config_import},
+        {"doctor", "system doctor", "[OPTIONS]",
+         "Check what this machine offers an engine, and say how to get what is missing", kDoctorFlags, 0, 0,
+         doctor_command},
         {"mirror explain", "", "[OPTIONS] REFERENCE",
          "Show which registry endpoints a pull would try, in order", kFormatFlags, 1, 1, mirror_explain},
     };

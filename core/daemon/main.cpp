@@ -8,6 +8,7 @@
 #include "core/config/config.h"
 #include "core/daemon/config_command.h"
 #include "core/container/containers.h"
+#include "core/doctor/doctor.h"
 #include "core/content/content.h"
 #include "core/events/events.h"
 #include "core/image/images.h"
@@ -21,6 +22,7 @@
 
 #include <gantry/error.hpp>
 
+#include <algorithm>
 #include <boost/program_options.hpp>
 #include <cerrno>
 #include <csignal>
@@ -30,6 +32,7 @@
 #include <cstring>
 #include <malloc.h>
 #include <sstream>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -248,13 +251,17 @@ int serve(const std::shared_ptr<const EngineSettings> &settings) {
     api::Engine engine{settings, &plugins, &containers,   &images, &layers,  &networks,
                        &volumes, &events,  runtime.get(), id,      wall_ns()};
     // The socket exists before containers with a restart policy do, but is served after recovery.
-    api::Server server({config.socket, config.socket_group, config.run}, api::make_router(engine));
+    api::ServerSettings listen{config.socket, config.socket_group, config.run};
+    // A connection needs up to three descriptors; running out of them must not hit the containers' part.
+    if (rlimit files{}; getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur / 6 < listen.max_connections)
+        listen.max_connections = std::max(16u, unsigned(files.rlim_cur / 6));
+    api::Server server(listen, api::make_router(engine));
     running_server = &server;
     install_signals();
     containers.recover();
 
     malloc_trim(0);
-    log_info("gantryd " GANTRY_VERSION " serves {} (storage {}, network {}, registry {})", config.socket,
+    log_info("gantryd " GANTRY_VERSION " serves {} (storage {}, network {}, registry {})", server.address(),
              plugins.storage_name(), plugins.network_name(), plugins.registry_name());
     notify("READY=1\n");
     const bool drained = server.run(kGraceMs);
@@ -263,7 +270,7 @@ int serve(const std::shared_ptr<const EngineSettings> &settings) {
     if (!drained) {
         // Requests are still at work on these objects: every state is recoverable, so leave them be.
         log_warn("some requests did not end in time");
-        unlink(config.socket.c_str());
+        server.remove_socket();
         _exit(0);
     }
     running_server = nullptr;
@@ -302,5 +309,6 @@ int main(int argc, char **argv) {
     // Hidden: how `gantry config` reaches the schemas of the plugins.
     if (argc > 1 && strcmp(argv[1], "--config-command") == 0)
         return gantry::run_config_command({argv + 2, argv + argc});
+    if (argc > 1 && strcmp(argv[1], "--doctor") == 0) return gantry::doctor::run({argv + 2, argv + argc});
     return gantry::gantryd(argc, argv);
 }
