@@ -3,7 +3,8 @@
 // bridge with its addresses, execve of `true`, and everything taken down again. No daemon, no database, no
 // client, no log, nothing prepared beforehand. Runs as root in a network and mount namespace of its own.
 //
-//   floor DIR ROUNDS PAUSE_MS [none]     prints the median ms until execve and until all is gone
+//   floor DIR CGROUP ROUNDS PAUSE_MS [none]     prints the median ms until execve and until all is gone;
+//                                               DIR/rootfs holds bin/true, CGROUP is below each hierarchy
 #include <algorithm>
 #include <arpa/inet.h>
 #include <cerrno>
@@ -119,7 +120,9 @@ void add_address(Netlink &net, unsigned index, const char *text) {
     net.put(IFA_ADDRESS, &ip, sizeof ip);
     net.send("address");
 }
+// Stays for the next run in the same namespace.
 unsigned make_bridge() {
+    if (const unsigned index = ::if_nametoindex(kBridge)) return index;
     Netlink net;
     net.begin(RTM_NEWLINK, kCreate, ifinfomsg{});
     net.put(IFLA_IFNAME, kBridge);
@@ -172,15 +175,14 @@ void set_network() { // within the container
     net.send("route");
 }
 
-std::vector<std::string> cgroup_parents() {
+std::vector<std::string> cgroup_parents(const std::string &name) {
     std::vector<std::string> out;
     std::ifstream mounts("/proc/self/mounts");
     for (std::string line; std::getline(mounts, line);) {
         std::istringstream words(line);
         std::string device, place, type;
         words >> device >> place >> type;
-        if (type == "cgroup" || type == "cgroup2")
-            out.push_back(place + "/gantry-floor-" + std::to_string(::getpid()));
+        if (type == "cgroup" || type == "cgroup2") out.push_back(place + "/" + name);
     }
     return out;
 }
@@ -194,7 +196,7 @@ std::string read_text(const std::string &path) {
     return {std::istreambuf_iterator<char>(in), {}};
 }
 void make_cgroup(const std::string &dir) {
-    must(::mkdir(dir.c_str(), 0755), "mkdir " + dir);
+    if (::mkdir(dir.c_str(), 0755) != 0 && errno != EEXIST) die("mkdir " + dir);
     if (::access((dir + "/cpuset.cpus").c_str(), F_OK) != 0 || dir.find("cpuset/") == std::string::npos)
         return;
     const std::string parent = dir.substr(0, dir.rfind('/'));
@@ -282,10 +284,10 @@ double median(std::vector<double> values) {
 } // namespace
 
 int main(int argc, char **argv) {
-    if (argc < 4) return std::fprintf(stderr, "usage: floor DIR ROUNDS PAUSE_MS [none]\n"), 2;
+    if (argc < 5) return std::fprintf(stderr, "usage: floor DIR CGROUP ROUNDS PAUSE_MS [none]\n"), 2;
     const std::string dir = argv[1];
-    const int rounds = std::atoi(argv[2]), pause = std::atoi(argv[3]);
-    const bool network = argc < 5;
+    const int rounds = std::atoi(argv[3]), pause = std::atoi(argv[4]);
+    const bool network = argc < 6;
     // DIR/rootfs holds bin/true and the mount points; four more layers are empty.
     std::string lower;
     for (int i = 1; i <= 4; ++i) {
@@ -299,7 +301,7 @@ int main(int argc, char **argv) {
         std::ofstream(dir + name) << "floor\n";
     mount_at(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr);
     const unsigned bridge = network ? make_bridge() : 0;
-    const auto parents = cgroup_parents();
+    const auto parents = cgroup_parents(argv[2]);
     for (const auto &parent : parents)
         make_cgroup(parent);
 
@@ -314,7 +316,7 @@ int main(int argc, char **argv) {
             "lowerdir=" + lower + ",upperdir=" + upper + "/fs,workdir=" + upper + "/work";
         std::vector<std::string> groups;
         for (const auto &parent : parents) {
-            groups.push_back(parent + "/" + std::to_string(round));
+            groups.push_back(parent + "/floor" + std::to_string(round));
             make_cgroup(groups.back());
         }
         int go[2], closed_at_exec[2];
@@ -368,6 +370,6 @@ int main(int argc, char **argv) {
         ::close(closed_at_exec[0]);
     }
     for (const auto &parent : parents)
-        ::rmdir(parent.c_str());
+        ::rmdir(parent.c_str()); // unless others use it
     std::printf("%.2f %.2f\n", median(to_exec), median(to_end));
 }
