@@ -11,6 +11,8 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 namespace gantry {
@@ -78,6 +80,26 @@ struct DriverSchema {
     uint32_t option_count = 0;
 };
 
+/// How the engine runs a driver: the keys that every driver's table has besides the driver's own.
+struct DriverHosting {
+    enum class Isolation { kNone, kThread, kProcess } isolation = Isolation::kThread;
+    int64_t call_timeout_ns = 0;                                // of each call
+    std::vector<std::pair<std::string, int64_t>> call_timeouts; // of single operations
+
+    int64_t timeout_of(std::string_view operation) const {
+        for (const auto &[name, timeout] : call_timeouts)
+            if (name == operation) return timeout;
+        return call_timeout_ns;
+    }
+};
+
+/// Operations of a kind whose deadline can be set alone; "start" is init and create of the instance.
+const std::vector<std::string> &driver_operations(gantry_kind kind);
+/// What to do about a chosen driver that no plugin offers.
+std::string missing_driver_hint(gantry_kind kind, const std::string &name);
+/// True for the keys of DriverHosting, which no driver may use for its own.
+bool is_hosting_key(std::string_view key);
+
 /// An effective, validated configuration. Immutable; share it freely between threads.
 class EngineSettings {
   public:
@@ -96,11 +118,13 @@ class EngineSettings {
     virtual const RegistryConfig &registry() const = 0;
     virtual const std::vector<PluginPin> &pins() const = 0;
 
-    /// Judges all driver tables against the schemas of the drivers found; a table of a driver that no
-    /// plugin offers is an error too. Throws the first error.
-    virtual void validate(const std::vector<DriverSchema> &schemas) const = 0;
+    /// Judges all driver tables against the schemas of the drivers found. A table of a driver that no
+    /// plugin offers is an error when that driver is chosen or the name looks like a misspelt one.
+    /// Throws the first error; returns notices about tables that could not be judged.
+    virtual std::vector<std::string> validate(const std::vector<DriverSchema> &schemas) const = 0;
     /// The validated, defaulted table of one driver as ABI value; borrowed from the returned holder.
     virtual std::shared_ptr<const gantry_value> driver_options(const DriverSchema &schema) const = 0;
+    virtual DriverHosting hosting(const DriverSchema &schema) const = 0;
     /// Everything effective, driver tables included, sorted by key; secrets as "***".
     virtual std::vector<ShownOption> show(const std::vector<DriverSchema> &schemas) const = 0;
 };

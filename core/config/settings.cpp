@@ -65,6 +65,23 @@ constexpr gantry_option kRegistry[] = {
     option_string("default", "\"docker.io\"", "registry of references that name none"),
     option_int("max_parallel_downloads", "4", 1, 64, "layers of one image fetched at once"),
 };
+// In every driver's table, beside the driver's own options.
+constexpr const char *kIsolations[] = {"none", "thread", "process", nullptr};
+constexpr gantry_option kTimeout =
+    bounded(option_duration("", nullptr, "deadline of one operation"), 1000000, 86400 * kSecond);
+constexpr gantry_option kHosting[] = {
+    option_string(
+        "isolation", "\"thread\"",
+        "where calls run: process (a child), thread (a call that hangs is given up), none (fastest; a "
+        "call that hangs takes its caller along)",
+        kIsolations),
+    bounded(option_duration("call_timeout", "\"0s\"",
+                            "deadline of a call, of a transfer the longest pause; 0: engine.call_timeout"),
+            0, 86400 * kSecond),
+    option_map("call_timeouts", &kTimeout, "the same for single operations by name, e.g. { list = \"5s\" }"),
+};
+constexpr const char *kBundledDrivers[] = {"overlay", "btrfs", "aufs", "vfs", "bridge", "oci"};
+
 constexpr gantry_option kPinKeys[] = {
     option_string("sha256", nullptr, "digest that the file must have", nullptr, GANTRY_OPTION_REQUIRED),
 };
@@ -128,7 +145,8 @@ class Loaded : public EngineSettings {
     const RegistryConfig &registry() const override { return registry_; }
     const std::vector<PluginPin> &pins() const override { return pins_; }
 
-    void validate(const std::vector<DriverSchema> &schemas) const override {
+    std::vector<std::string> validate(const std::vector<DriverSchema> &schemas) const override {
+        std::vector<std::string> notices;
         for (const Section &section : kSections) {
             if (!section.kind) continue;
             const Node::Entry *table = root_.find(section.name);
@@ -136,25 +154,69 @@ class Loaded : public EngineSettings {
             std::vector<std::string> names;
             for (const DriverSchema &s : schemas)
                 if (s.kind == section.kind) names.push_back(s.name);
-            for (const Node::Entry &entry : table->value.entries) {
-                if (is_option(section, entry.key)) continue;
-                if (std::find(names.begin(), names.end(), entry.key) == names.end())
-                    throw config_error(entry.key_origin,
-                                       fmt::format("[{}.{}] configures a driver that no plugin offers{}",
-                                                   section.name, quote_key(entry.key),
-                                                   did_you_mean(entry.key, names)),
-                                       "gantry plugin ls shows what was found and why files were refused");
-            }
+            for (const Node::Entry &entry : table->value.entries)
+                if (!is_option(section, entry.key) &&
+                    std::find(names.begin(), names.end(), entry.key) == names.end())
+                    notices.push_back(judge_orphan(section, entry, names));
         }
-        for (const DriverSchema &s : schemas)
+        for (const DriverSchema &s : schemas) {
             driver_options(s);
+            hosting(s);
+        }
+        return notices;
     }
 
     std::shared_ptr<const gantry_value> driver_options(const DriverSchema &schema) const override {
+        const std::string path = std::string(section_of(schema.kind)) + "." + schema.name;
+        const Node *given = driver_table(schema);
         auto arena = std::make_shared<ValueArena>();
-        arena->root = judge_table(schema.options, schema.option_count, driver_table(schema),
-                                  std::string(section_of(schema.kind)) + "." + schema.name, *arena);
+        Node own;
+        if (given && given->type == Node::Type::kTable) {
+            // All keys are judged together, so that a misspelt one finds its neighbour of either side.
+            const std::vector<gantry_option> all = with_hosting(schema);
+            judge_table(all.data(), static_cast<uint32_t>(all.size()), given, path, *arena);
+            own = *given;
+            std::erase_if(own.entries, [](const Node::Entry &e) { return is_hosting_key(e.key); });
+            given = &own;
+        }
+        arena->root = judge_table(schema.options, schema.option_count, given, path, *arena);
         return {arena, &arena->root};
+    }
+
+    DriverHosting hosting(const DriverSchema &schema) const override {
+        const std::string path = std::string(section_of(schema.kind)) + "." + schema.name;
+        const Node *given = driver_table(schema);
+        Node own;
+        if (given && given->type == Node::Type::kTable) {
+            own = *given;
+            std::erase_if(own.entries, [](const Node::Entry &e) { return !is_hosting_key(e.key); });
+        }
+        ValueArena arena;
+        const gantry_value value = judge_table(kHosting, std::size(kHosting), &own, path, arena);
+        const Config table(&value);
+        DriverHosting out;
+        const std::string isolation = table.string("isolation");
+        out.isolation = isolation == "process" ? DriverHosting::Isolation::kProcess
+                        : isolation == "none"  ? DriverHosting::Isolation::kNone
+                                               : DriverHosting::Isolation::kThread;
+        out.call_timeout_ns =
+            table.duration_ns("call_timeout") ? table.duration_ns("call_timeout") : engine_.call_timeout_ns;
+        const Config single = table.child("call_timeouts");
+        const std::vector<std::string> &known = driver_operations(schema.kind);
+        for (uint32_t i = 0; i < single.count(); ++i) {
+            const std::string name = single.key(i);
+            if (std::find(known.begin(), known.end(), name) == known.end()) {
+                const Node::Entry *map = own.find("call_timeouts");
+                const Node::Entry *entry = map ? map->value.find(name) : nullptr;
+                throw config_error(entry ? entry->key_origin : own.origin,
+                                   fmt::format("{}.call_timeouts.{} names no operation of a {} driver{}",
+                                               path, quote_key(name), section_of(schema.kind),
+                                               did_you_mean(name, known)),
+                                   fmt::format("operations: {}", fmt::join(known, ", ")));
+            }
+            out.call_timeouts.emplace_back(name, single.item(i).as_duration_ns());
+        }
+        return out;
     }
 
     std::vector<ShownOption> show(const std::vector<DriverSchema> &schemas) const override {
@@ -173,8 +235,7 @@ class Loaded : public EngineSettings {
                            sha ? sha->value.origin : table.origin});
         }
         for (const DriverSchema &s : schemas)
-            show_table(std::string(section_of(s.kind)) + "." + s.name, s.options, s.option_count,
-                       driver_table(s), *driver_options(s), out);
+            show_driver(s, out);
         // What the file leaves open is decided at start; show the outcome.
         for (ShownOption &option : out) {
             if (option.key == "engine.plugin_dirs") {
@@ -194,6 +255,40 @@ class Loaded : public EngineSettings {
     }
 
   private:
+    static std::vector<gantry_option> with_hosting(const DriverSchema &schema) {
+        std::vector<gantry_option> all(schema.options, schema.options + schema.option_count);
+        all.insert(all.end(), std::begin(kHosting), std::end(kHosting));
+        return all;
+    }
+
+    void show_driver(const DriverSchema &s, std::vector<ShownOption> &out) const {
+        const std::vector<gantry_option> all = with_hosting(s);
+        const std::string path = std::string(section_of(s.kind)) + "." + s.name;
+        ValueArena arena;
+        const auto count = static_cast<uint32_t>(all.size());
+        show_table(path, all.data(), count, driver_table(s),
+                   judge_table(all.data(), count, driver_table(s), path, arena), out);
+    }
+
+    /// A table without a driver. The packaged file has tables of all bundled drivers, installed or not.
+    std::string judge_orphan(const Section &section, const Node::Entry &entry,
+                             const std::vector<std::string> &names) const {
+        const std::string table = fmt::format("[{}.{}]", section.name, quote_key(entry.key));
+        const std::string &chosen = section.kind == GANTRY_KIND_STORAGE   ? storage_.driver
+                                    : section.kind == GANTRY_KIND_NETWORK ? network_.driver
+                                                                          : registry_.driver;
+        const bool bundled = std::find(std::begin(kBundledDrivers), std::end(kBundledDrivers), entry.key) !=
+                             std::end(kBundledDrivers);
+        const std::string meant = bundled ? "" : did_you_mean(entry.key, names);
+        if (entry.key == chosen || !meant.empty() || entry.value.type != Node::Type::kTable)
+            throw config_error(entry.key_origin, table + " configures a driver that no plugin offers" + meant,
+                               entry.key == chosen
+                                   ? missing_driver_hint(section.kind, entry.key)
+                                   : "gantry plugin ls shows what was found and why files were refused");
+        return fmt::format("{}:{}:{}: no plugin for {}: its options were not checked",
+                           entry.key_origin.source, entry.key_origin.line, entry.key_origin.column, table);
+    }
+
     static bool is_option(const Section &section, const std::string &key) {
         return std::any_of(section.options, section.options + section.count,
                            [&](const gantry_option &o) { return key == o.name; });
@@ -290,6 +385,12 @@ class Loaded : public EngineSettings {
         engine_.dns = e.strings("dns");
         want_absolute("root", engine_.root, false);
         want_absolute("run", engine_.run, false);
+        if (engine_.socket.starts_with("tcp://") || engine_.socket.starts_with("http"))
+            throw config_error(origin_of("engine", "socket"),
+                               "engine.socket must be a path: gantryd does not listen on TCP, where whoever "
+                               "reaches the port is root on this host; reach it from elsewhere through ssh: "
+                               "ssh -L /tmp/gantry.sock:" +
+                                   engine_.run + "/gantry.sock HOST");
         want_absolute("socket", engine_.socket, false);
         want_absolute("shim", engine_.shim, true);
         want_absolute("libexec", engine_.libexec, true);
@@ -393,6 +494,28 @@ void document(std::string &out, const gantry_option &option, const std::string &
 
 } // namespace
 
+bool is_hosting_key(std::string_view key) {
+    return std::any_of(std::begin(kHosting), std::end(kHosting),
+                       [&](const gantry_option &o) { return key == o.name; });
+}
+
+const std::vector<std::string> &driver_operations(gantry_kind kind) {
+    static const std::vector<std::string> storage{"start",  "caps",  "create", "mounts", "commit",
+                                                  "remove", "usage", "list",   "changes"};
+    static const std::vector<std::string> network{"start",  "caps",   "create_network", "remove_network",
+                                                  "attach", "detach", "publish",        "restore",
+                                                  "stats",  "clean"};
+    static const std::vector<std::string> registry{"start", "handles", "resolve", "fetch", "push",
+                                                   "tags",  "search",  "explain", "login"};
+    return kind == GANTRY_KIND_STORAGE ? storage : kind == GANTRY_KIND_NETWORK ? network : registry;
+}
+
+std::string missing_driver_hint(gantry_kind kind, const std::string &name) {
+    return fmt::format("install the package gantry-{0}-{1}, or set {0}.driver to another driver; "
+                       "gantry plugin ls shows those found",
+                       section_of(kind), name);
+}
+
 std::shared_ptr<const EngineSettings> EngineSettings::load(const Sources &sources) {
     return std::make_shared<Loaded>(sources);
 }
@@ -410,6 +533,8 @@ std::string config_docs(const std::vector<DriverSchema> &schemas) {
             out += fmt::format("\n[{}.{}]\n", section.name, quote_key(s.name));
             for (uint32_t i = 0; i < s.option_count; ++i)
                 document(out, s.options[i], "");
+            for (const gantry_option &option : kHosting)
+                document(out, option, "");
         }
     }
     out += "\n# Plugin files that must have a given content:\n#[plugins.\"NAME.so\"]\n#sha256 = \"...\"\n";

@@ -77,8 +77,10 @@ int run(const Request &request) {
         fputs(config_docs(plugins.schemas()).c_str(), stdout);
         return 0;
     }
-    settings->validate(plugins.schemas());
+    const std::vector<std::string> notices = settings->validate(plugins.schemas());
     if (request.verb == "check") {
+        for (const std::string &notice : notices)
+            fprintf(stderr, "notice: %s\n", notice.c_str());
         puts("configuration ok");
         return 0;
     }

@@ -187,7 +187,8 @@ void make_state_directories(const EngineConfig &config) {
 
 int check(const EngineSettings &settings) {
     PluginHost plugins(settings, nullptr);
-    settings.validate(plugins.schemas());
+    for (const std::string &notice : settings.validate(plugins.schemas()))
+        fprintf(stderr, "notice: %s\n", notice.c_str());
     puts("configuration ok");
     return 0;
 }
@@ -223,7 +224,8 @@ int serve(const std::shared_ptr<const EngineSettings> &settings) {
     // From here on no other engine works on this state.
     Db db(config.root + "/gantry.db");
     PluginHost plugins(*settings, &db);
-    settings->validate(plugins.schemas());
+    for (const std::string &notice : settings->validate(plugins.schemas()))
+        log_info("{}", notice);
 
     const auto storage = plugins.storage();
     const auto network = plugins.network();
@@ -293,7 +295,12 @@ int gantryd(int argc, char **argv) {
             throw Error(ErrorClass::kPermissionDenied, "start engine: it needs root",
                         "run it with sudo, or as a system service");
         install_signals();
-        return arguments.clean ? clean(*settings) : serve(settings);
+        const int status = arguments.clean ? clean(*settings) : serve(settings);
+        if (plugin_calls_hang()) {
+            fflush(nullptr);
+            _exit(status);
+        }
+        return status;
     } catch (const Error &error) {
         fprintf(stderr, "gantryd: %s\n", error.message().c_str());
         if (!error.hint().empty()) fprintf(stderr, "hint: %s\n", error.hint().c_str());

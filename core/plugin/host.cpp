@@ -5,6 +5,7 @@
 #include "core/base/files.h"
 #include "core/base/log.h"
 #include "core/plugin/engine_id.h"
+#include "core/plugin/forward.h"
 #include "core/plugin/load.h"
 #include "core/store/db.h"
 
@@ -32,6 +33,34 @@ std::string reason_of(const std::exception &e) {
     return error && !error->hint().empty() ? error->message() + " (" + error->hint() + ")" : e.what();
 }
 
+std::shared_ptr<StorageDriver> proxy_of(std::shared_ptr<Instance> i, StorageDriver *) {
+    return make_storage_proxy(std::move(i));
+}
+std::shared_ptr<NetworkDriver> proxy_of(std::shared_ptr<Instance> i, NetworkDriver *) {
+    return make_network_proxy(std::move(i));
+}
+std::shared_ptr<RegistryDriver> proxy_of(std::shared_ptr<Instance> i, RegistryDriver *) {
+    return make_registry_proxy(std::move(i));
+}
+template <typename Calls> StorageForward<Calls> forward_type(StorageDriver *, Calls);
+template <typename Calls> NetworkForward<Calls> forward_type(NetworkDriver *, Calls);
+template <typename Calls> RegistryForward<Calls> forward_type(RegistryDriver *, Calls);
+
+template <typename Driver, typename Calls> std::shared_ptr<Driver> forward_by(Calls calls) {
+    using Type = decltype(forward_type(static_cast<Driver *>(nullptr), calls));
+    return std::make_shared<Type>(std::move(calls));
+}
+
+/// The driver as the core sees it: the plugin's table behind the transport that its table names.
+template <typename Driver>
+std::shared_ptr<Driver> forward(std::shared_ptr<Instance> instance, const DriverHosting &hosting) {
+    const auto record = instance->plugin->record;
+    auto proxy = proxy_of(std::move(instance), static_cast<Driver *>(nullptr));
+    if (hosting.isolation == DriverHosting::Isolation::kNone)
+        return forward_by<Driver>(DirectCalls<Driver>(std::move(proxy), hosting));
+    return forward_by<Driver>(ThreadCalls<Driver>(std::move(proxy), record, hosting));
+}
+
 } // namespace
 
 std::string sha256_hex(const unsigned char *data, size_t size) {
@@ -49,21 +78,38 @@ struct PluginHost::Impl {
     struct Found {
         PluginInfo info;
         std::shared_ptr<LoadedPlugin> plugin; // null when refused
+        int64_t probed_ns = 0;
+        bool tried = false; // what a start has shown is better known than what a probe would say
+    };
+    /// The one driver of a kind that is in use. `opening` is held while it is made: init and create may
+    /// take their whole deadline, and listings go on meanwhile.
+    template <typename Driver> struct InUse {
+        std::mutex opening;
+        std::shared_ptr<Driver> driver; // with `name` guarded by Impl::mutex
+        std::string name;
     };
 
     Impl(const EngineSettings &s, Db *d)
         : settings(s), db(d), root(s.engine().root), run(s.engine().run),
           libexec(s.engine().libexec.empty() ? default_libexec() : s.engine().libexec) {}
+    ~Impl() {
+        storage.driver.reset();
+        network.driver.reset();
+        registry.driver.reset();
+        for (const Found &f : found)
+            if (f.plugin)
+                if (const auto services = f.plugin->services()) services->close();
+    }
 
     const EngineSettings &settings;
     Db *db;
     const std::string root, run, libexec;
-    mutable std::mutex mutex; // guards everything below; drivers are created under it ([main])
-    std::vector<Found> found;
-    std::shared_ptr<StorageDriver> storage;
-    std::shared_ptr<NetworkDriver> network;
-    std::shared_ptr<RegistryDriver> registry;
-    std::string storage_name, network_name, registry_name;
+    std::vector<Found> found; // fixed after discover() but for info, which the mutex guards
+    mutable std::mutex mutex;
+    std::mutex probing;
+    InUse<StorageDriver> storage;
+    InUse<NetworkDriver> network;
+    InUse<RegistryDriver> registry;
 
     std::string pin_of(const std::string &path) const {
         const std::string file = std::filesystem::path(path).filename().string();
@@ -146,47 +192,94 @@ struct PluginHost::Impl {
         throw Error(ErrorClass::kFailedPrecondition,
                     fmt::format("use {} driver {}: no plugin offers it (found: {}){}", kind_name(kind), name,
                                 offered.empty() ? "none" : offered, refused),
-                    fmt::format("put its plugin into {} or set {}.driver",
-                                fmt::join(settings.engine().plugin_dirs, " or "), kind_name(kind)));
+                    missing_driver_hint(kind, name));
+    }
+
+    DriverSchema schema_of(const Found &f) const {
+        return {f.info.kind, f.info.name, f.info.options, f.info.option_count};
+    }
+
+    DriverStart start_of(const Found &f) const {
+        const std::string part = std::string("/") + kind_name(f.info.kind) + "/" + f.info.name;
+        return {root + part, run + part, libexec, db ? engine_id(*db) : "offline0",
+                settings.driver_options(schema_of(f))};
     }
 
     /// load -> init -> create; a failure leaves nothing behind but the reason.
-    std::shared_ptr<Instance> instance(Found &f) {
+    template <typename Driver> std::shared_ptr<Driver> open(Found &f) {
         try {
-            const int64_t timeout = settings.engine().call_timeout_ns;
-            const auto options = settings.driver_options(
-                {f.info.kind, f.info.name, f.plugin->entry.options, f.plugin->entry.option_count});
-            const std::string id = db ? engine_id(*db) : "offline0";
-            const std::string part = std::string("/") + kind_name(f.info.kind) + "/" + f.info.name;
-            const std::string own_root = root + part, own_run = run + part;
-            for (const std::string &dir : {own_root, own_run}) {
+            const DriverHosting hosting = settings.hosting(schema_of(f));
+            DriverStart start = start_of(f);
+            for (const std::string &dir : {start.root, start.run}) {
                 make_directories(dir, 0700);
                 if (::chmod(dir.c_str(), 0700) != 0) throw Error::from_errno(errno, "protect " + dir);
             }
-            const gantry_environment env{sizeof env,      0,         own_root.c_str(), own_run.c_str(),
-                                         libexec.c_str(), id.c_str()};
-            f.plugin->init(db, timeout);
-            auto made = std::make_shared<Instance>(f.plugin, env, *options, timeout);
+            auto driver = forward<Driver>(start_instance(f.plugin, std::move(start), db, hosting), hosting);
+            const std::lock_guard lock(mutex);
             f.info.state = PluginState::kOk;
             f.info.in_use = true;
+            f.info.isolation = hosting.isolation;
             f.info.reason.clear();
-            return made;
+            return driver;
         } catch (const std::exception &e) {
-            f.plugin->deinit();
             const auto *error = dynamic_cast<const Error *>(&e);
+            const std::lock_guard lock(mutex);
+            f.tried = true;
             f.info.state = error && error->error_class() == ErrorClass::kUnsupported ? PluginState::kSkipped
                                                                                      : PluginState::kFailed;
             f.info.reason = reason_of(e);
             throw;
         }
     }
-    std::shared_ptr<Instance> named(gantry_kind kind, const std::string &name) {
+    template <typename Driver> std::shared_ptr<Driver> named(gantry_kind kind, const std::string &name) {
         Found &f = need(kind, name);
         try {
-            return instance(f);
+            return open<Driver>(f);
         } catch (const Error &e) {
             throw e.with_context(fmt::format("use {} driver {}", kind_name(kind), name));
         }
+    }
+
+    /// Probes a driver that nobody has tried, at most twice a minute.
+    void probe(Found &f) {
+        {
+            const std::lock_guard lock(mutex);
+            const int64_t now = Call::now_ns();
+            if (!f.plugin || f.tried || f.info.in_use || f.info.state == PluginState::kFailed ||
+                f.plugin->starting || (f.probed_ns && now - f.probed_ns < 30ll * 1000000000))
+                return;
+            f.probed_ns = now;
+        }
+        DriverStart start;
+        try {
+            start = start_of(f);
+        } catch (const Error &) { // its table is wrong; the probe is told so by the missing options
+            const std::string part = std::string("/") + kind_name(f.info.kind) + "/" + f.info.name;
+            start = {root + part, run + part, libexec, "offline0", nullptr};
+        }
+        const std::optional<Error> verdict = probe_plugin(f.plugin, std::move(start));
+        const std::lock_guard lock(mutex);
+        if (f.info.in_use) return;
+        f.info.reason = verdict ? reason_of(*verdict) : "";
+        if (!verdict)
+            f.info.state = PluginState::kAvailable;
+        else if (verdict->error_class() == ErrorClass::kUnsupported ||
+                 verdict->error_class() == ErrorClass::kFailedPrecondition)
+            f.info.state = PluginState::kSkipped;
+        else
+            f.info.state = PluginState::kFailed;
+    }
+
+    template <typename Driver>
+    std::shared_ptr<Driver> use(InUse<Driver> &in_use, gantry_kind kind, const std::string &name) {
+        const std::lock_guard opening(in_use.opening);
+        if (!in_use.driver) {
+            auto driver = named<Driver>(kind, name);
+            const std::lock_guard lock(mutex);
+            in_use.driver = std::move(driver);
+            in_use.name = name;
+        }
+        return in_use.driver;
     }
 
     std::string marker() const { return root + "/storage/.driver"; }
@@ -208,7 +301,7 @@ struct PluginHost::Impl {
         return layers > 0 ? name : std::string();
     }
 
-    std::shared_ptr<Instance> choose_storage(std::string &name) {
+    std::shared_ptr<StorageDriver> choose_storage(std::string &name) {
         const StorageConfig &config = settings.storage();
         const std::string owner = written_by();
         if (config.driver != "auto") {
@@ -221,12 +314,12 @@ struct PluginHost::Impl {
                                 "remove all containers and images with {} first",
                                 owner, owner));
             name = config.driver;
-            return named(GANTRY_KIND_STORAGE, name);
+            return named<StorageDriver>(GANTRY_KIND_STORAGE, name);
         }
         if (!owner.empty()) { // auto never leaves existing layers behind
             name = owner;
             try {
-                return named(GANTRY_KIND_STORAGE, name);
+                return named<StorageDriver>(GANTRY_KIND_STORAGE, name);
             } catch (const Error &e) {
                 throw Error(
                     ErrorClass::kFailedPrecondition,
@@ -242,7 +335,7 @@ struct PluginHost::Impl {
                 continue;
             }
             try {
-                auto made = instance(need(GANTRY_KIND_STORAGE, candidate));
+                auto made = open<StorageDriver>(need(GANTRY_KIND_STORAGE, candidate));
                 name = candidate;
                 return made;
             } catch (const Error &e) {
@@ -265,12 +358,27 @@ PluginHost::PluginHost(const EngineSettings &settings, Db *db) : impl_(std::make
 PluginHost::~PluginHost() = default;
 
 std::vector<PluginInfo> PluginHost::list() const {
+    {
+        const std::lock_guard one_at_a_time(impl_->probing);
+        for (auto &f : impl_->found)
+            impl_->probe(f);
+    }
     std::lock_guard lock(impl_->mutex);
     std::vector<PluginInfo> out;
-    for (const auto &f : impl_->found)
-        out.push_back(f.info);
+    for (const auto &f : impl_->found) {
+        PluginInfo &info = out.emplace_back(f.info);
+        if (!f.plugin) continue;
+        info.calls_given_up = f.plugin->record->given_up.load();
+        if (f.plugin->record->hung()) {
+            info.state = PluginState::kFailed;
+            info.reason =
+                fmt::format("hung: {} calls were given up and have not returned", info.calls_given_up);
+        }
+    }
     return out;
 }
+
+bool plugin_calls_hang() noexcept { return calls_under_way() > 0; }
 
 PluginInfo PluginHost::inspect_file(const std::string &path) { return impl_->examine(path).info; }
 
@@ -283,56 +391,45 @@ std::vector<DriverSchema> PluginHost::schemas() const {
 }
 
 std::shared_ptr<StorageDriver> PluginHost::storage() {
-    std::lock_guard lock(impl_->mutex);
-    if (!impl_->storage) {
+    auto &use = impl_->storage;
+    const std::lock_guard opening(use.opening);
+    if (!use.driver) {
         std::string name;
-        auto proxy = make_storage_proxy(impl_->choose_storage(name));
+        auto driver = impl_->choose_storage(name);
         write_file_atomically(impl_->marker(), name + "\n", 0600, true);
-        impl_->storage = std::move(proxy);
-        impl_->storage_name = name;
+        const std::lock_guard lock(impl_->mutex);
+        use.driver = std::move(driver);
+        use.name = name;
     }
-    return impl_->storage;
+    return use.driver;
 }
 
 std::shared_ptr<NetworkDriver> PluginHost::network() {
-    std::lock_guard lock(impl_->mutex);
-    if (!impl_->network) {
-        const std::string &name = impl_->settings.network().driver;
-        impl_->network = make_network_proxy(impl_->named(GANTRY_KIND_NETWORK, name));
-        impl_->network_name = name;
-    }
-    return impl_->network;
+    return impl_->use(impl_->network, GANTRY_KIND_NETWORK, impl_->settings.network().driver);
 }
 
 std::shared_ptr<RegistryDriver> PluginHost::registry() {
-    std::lock_guard lock(impl_->mutex);
-    if (!impl_->registry) {
-        const std::string &name = impl_->settings.registry().driver;
-        impl_->registry = make_registry_proxy(impl_->named(GANTRY_KIND_REGISTRY, name));
-        impl_->registry_name = name;
-    }
-    return impl_->registry;
+    return impl_->use(impl_->registry, GANTRY_KIND_REGISTRY, impl_->settings.registry().driver);
 }
 
 std::string PluginHost::storage_name() const {
     std::lock_guard lock(impl_->mutex);
-    return impl_->storage_name;
+    return impl_->storage.name;
 }
 std::string PluginHost::network_name() const {
     std::lock_guard lock(impl_->mutex);
-    return impl_->network_name;
+    return impl_->network.name;
 }
 std::string PluginHost::registry_name() const {
     std::lock_guard lock(impl_->mutex);
-    return impl_->registry_name;
+    return impl_->registry.name;
 }
 
 std::vector<PluginHost::Metric> PluginHost::metrics() const {
-    std::lock_guard lock(impl_->mutex);
     std::vector<Metric> out;
     for (const auto &f : impl_->found)
-        if (f.plugin && f.plugin->services)
-            for (auto &[name, value] : f.plugin->services->metrics())
+        if (const auto services = f.plugin ? f.plugin->services() : nullptr)
+            for (auto &[name, value] : services->metrics())
                 out.push_back({name, value});
     return out;
 }

@@ -27,6 +27,10 @@ struct PluginInfo {
     std::vector<std::string> abilities;
     const gantry_option *options = nullptr; // valid while the host lives
     uint32_t option_count = 0;
+    DriverHosting::Isolation isolation = DriverHosting::Isolation::kThread;
+    int pid = 0;            // of the process it runs in now; 0: none of its own
+    uint32_t restarts = 0;  // of that process
+    int calls_given_up = 0; // that have not returned
 };
 
 /// One per process. Thread-safe after construction. Libraries are never unloaded.
@@ -37,6 +41,7 @@ class PluginHost {
     PluginHost(const EngineSettings &settings, Db *db);
     ~PluginHost();
 
+    /// With a probe of those that nobody uses; bounded, whatever a plugin does.
     std::vector<PluginInfo> list() const;
     /// Judges one file outside of the directories (plugin inspect FILE). Throws with the verdict.
     PluginInfo inspect_file(const std::string &path);
@@ -62,5 +67,9 @@ class PluginHost {
     struct Impl;
     std::unique_ptr<Impl> impl_;
 };
+
+/// True while a call that was given up still runs somewhere: then exit() would pull the ground away from
+/// under it, and the process should end by _exit.
+bool plugin_calls_hang() noexcept;
 
 } // namespace gantry

@@ -4,6 +4,7 @@
 #include "core/plugin/judgement.h"
 
 #include "core/base/fd.h"
+#include "core/config/config.h"
 
 #include <gantry/error.hpp>
 #include <gantry/network.h>
@@ -238,6 +239,10 @@ void judge_plugin_entry(const struct gantry_plugin_entry &entry, const ElfFacts 
         throw refused(path, "one of init, deinit, create and destroy is missing");
     if (!entry.table) throw refused(path, "its table is missing");
     judge_options(entry.options, entry.option_count, false, 0, path);
+    for (uint32_t i = 0; i < entry.option_count; ++i)
+        if (is_hosting_key(entry.options[i].name))
+            throw refused(path, fmt::format("its option {} has the name of one that every driver's table has",
+                                            entry.options[i].name));
     bool whole = false;
     switch (entry.kind) {
     case GANTRY_KIND_STORAGE: whole = complete(entry.table, sizeof(gantry_storage_v1)); break;

@@ -2,7 +2,7 @@
 // plugin may outlive its last call, and a returned string may point into it.
 #include "core/plugin/load.h"
 
-#include "core/base/cancel.h"
+#include "core/base/log.h"
 #include "core/plugin/proxy.h"
 
 #include <boost/dll/shared_library.hpp>
@@ -11,6 +11,19 @@
 #include <mutex>
 
 namespace gantry {
+namespace {
+
+void end_bounded(const std::shared_ptr<CallRecord> &record, const char *operation,
+                 std::function<void(const Call &)> work) noexcept {
+    try {
+        hand_over(record, {operation, record->end_limit_ns, false}, std::move(work));
+    } catch (const std::exception &e) {
+        log_warn("{}", e.what());
+    } catch (...) { // a C++ plugin without the veneer; nothing is left to be told
+    }
+}
+
+} // namespace
 
 const struct gantry_plugin_entry &load_entry(const std::string &path) {
     try {
@@ -28,41 +41,53 @@ const struct gantry_plugin_entry &load_entry(const std::string &path) {
     }
 }
 
-LoadedPlugin::~LoadedPlugin() { deinit(); }
+LoadedPlugin::LoadedPlugin(const struct gantry_plugin_entry &entry, std::string file)
+    : entry(entry), file(std::move(file)),
+      record(
+          std::make_shared<CallRecord>(entry.name, std::string(kind_name(entry.kind)) + "." + entry.name)) {}
 
-void LoadedPlugin::init(Db *db, int64_t timeout_ns) {
-    if (services) return;
-    services = std::make_unique<PluginServices>(entry.name, db);
-    try {
-        CallScope::Settings settings;
-        settings.timeout_ns = timeout_ns;
-        CallScope call(settings);
-        call.check(no_throw(entry.name, [&] { return entry.init(services->raw(), call.raw()); }),
-                   std::string("start plugin ") + entry.name);
-    } catch (...) {
-        services.reset();
-        throw;
-    }
+LoadedPlugin::~LoadedPlugin() {
+    if (!initialised_) return;
+    // On a call thread: a deinit that hangs must not take the engine's end along.
+    end_bounded(record, "deinit", [end = entry.deinit, services = services()](const Call &) { end(); });
+}
+
+void LoadedPlugin::init(const gantry_host *host, const Call &call) {
+    if (initialised_) return;
+    detail::SubCall sub(call.raw());
+    sub.check(no_throw(entry.name, [&] { return entry.init(host, sub.raw()); }),
+              std::string("start plugin ") + entry.name);
+    initialised_ = true;
 }
 
 void LoadedPlugin::deinit() noexcept {
-    if (!services) return;
+    if (!initialised_) return;
+    initialised_ = false;
     try {
         entry.deinit();
     } catch (...) { // a C++ plugin without the veneer; nothing is left to be told
     }
-    services.reset();
+    set_services(nullptr);
 }
 
-Instance::Instance(std::shared_ptr<LoadedPlugin> loaded, const gantry_environment &env,
-                   const gantry_value &config, int64_t timeout)
-    : plugin(std::move(loaded)), timeout_ns(timeout) {
-    CallScope::Settings settings;
-    settings.timeout_ns = timeout;
-    CallScope call(settings);
+std::shared_ptr<PluginServices> LoadedPlugin::services() const {
+    const std::lock_guard lock(mutex_);
+    return services_;
+}
+void LoadedPlugin::set_services(std::shared_ptr<PluginServices> services) {
+    const std::lock_guard lock(mutex_);
+    services_.swap(services);
+}
+
+Instance::Instance(std::shared_ptr<LoadedPlugin> loaded, const DriverStart &start, const Call &call)
+    : plugin(std::move(loaded)) {
+    const gantry_environment env{
+        sizeof env, 0, start.root.c_str(), start.run.c_str(), start.libexec.c_str(), start.engine_id.c_str()};
+    detail::SubCall sub(call.raw());
     gantry_driver *made = nullptr;
-    call.check(no_throw(name(), [&] { return plugin->entry.create(call.raw(), &env, &config, &made); }),
-               "create driver " + name());
+    sub.check(
+        no_throw(name(), [&] { return plugin->entry.create(sub.raw(), &env, start.config.get(), &made); }),
+        "create driver " + name());
     if (!made)
         throw Error(ErrorClass::kInternal,
                     "create driver " + name() + ": the plugin reported success but made none");
@@ -71,16 +96,76 @@ Instance::Instance(std::shared_ptr<LoadedPlugin> loaded, const gantry_environmen
 
 Instance::~Instance() {
     if (!driver) return;
-    try {
-        plugin->entry.destroy(driver);
-    } catch (...) { // as in deinit
-    }
+    end_bounded(plugin->record, "destroy",
+                [plugin = plugin, driver = driver](const Call &) { plugin->entry.destroy(driver); });
 }
 
 const void *Instance::ability(const char *id) const noexcept {
     for (uint32_t i = 0; i < plugin->entry.ability_count; ++i)
         if (std::strcmp(plugin->entry.abilities[i].id, id) == 0) return plugin->entry.abilities[i].table;
     return nullptr;
+}
+
+std::shared_ptr<Instance> start_instance(const std::shared_ptr<LoadedPlugin> &plugin, DriverStart start,
+                                         Db *db, const DriverHosting &hosting) {
+    if (plugin->starting.exchange(true))
+        throw Error(ErrorClass::kUnavailable,
+                    std::string("start plugin ") + plugin->entry.name + ": its last start has not returned");
+    struct Job {
+        DriverStart start;
+        std::shared_ptr<Instance> instance;
+        std::shared_ptr<LoadedPlugin> plugin;
+        Job(DriverStart start, std::shared_ptr<LoadedPlugin> plugin)
+            : start(std::move(start)), plugin(std::move(plugin)) {}
+        Job(const Job &) = delete;
+        ~Job() {
+            instance.reset();
+            plugin->starting = false;
+        }
+    };
+    auto job = std::make_shared<Job>(std::move(start), plugin);
+    plugin->record->end_limit_ns = std::min(plugin->record->end_limit_ns.load(), hosting.timeout_of("start"));
+    const auto services = std::make_shared<PluginServices>(plugin->entry.name, db);
+    plugin->set_services(services);
+    hand_over(plugin->record, {"start", hosting.timeout_of("start"), false},
+              [job, services](const Call &call) {
+                  LoadedPlugin &p = *job->plugin;
+                  try {
+                      p.init(services->raw(), call);
+                      job->instance = std::make_shared<Instance>(job->plugin, job->start, call);
+                  } catch (...) {
+                      p.deinit();
+                      p.set_services(nullptr);
+                      throw;
+                  }
+              });
+    return std::move(job->instance);
+}
+
+std::optional<Error> probe_plugin(const std::shared_ptr<LoadedPlugin> &plugin, DriverStart start) {
+    const gantry_probe_1 *table = nullptr;
+    for (uint32_t i = 0; i < plugin->entry.ability_count; ++i)
+        if (std::strcmp(plugin->entry.abilities[i].id, GANTRY_PROBE_1) == 0)
+            table = static_cast<const gantry_probe_1 *>(plugin->entry.abilities[i].table);
+    if (!table) return std::nullopt;
+    try {
+        hand_over(plugin->record, {"probe", 2000000000, false},
+                  [table, plugin, start = std::move(start)](const Call &call) {
+                      const gantry_environment env{sizeof env,
+                                                   0,
+                                                   start.root.c_str(),
+                                                   start.run.c_str(),
+                                                   start.libexec.c_str(),
+                                                   start.engine_id.c_str()};
+                      detail::SubCall sub(call.raw());
+                      sub.check(no_throw(plugin->entry.name,
+                                         [&] { return table->probe(sub.raw(), &env, start.config.get()); }),
+                                std::string("probe plugin ") + plugin->entry.name);
+                  });
+    } catch (const Error &e) {
+        return e;
+    }
+    return std::nullopt;
 }
 
 } // namespace gantry

@@ -29,9 +29,9 @@ class ProxyBase {
 
     /// Calls `work(raw call)`; a failure of `caught` (the sink's own) wins over the plugin's words.
     template <typename F>
-    void invoke(const Call &call, const std::string &doing, F &&work, std::exception_ptr *caught = nullptr,
-                bool bounded = true) const {
-        detail::SubCall sub(call.raw(), bounded ? instance_->timeout_ns : 0);
+    void invoke(const Call &call, const std::string &doing, F &&work,
+                std::exception_ptr *caught = nullptr) const {
+        detail::SubCall sub(call.raw());
         const gantry_status status = no_throw(instance_->name(), [&] { return work(sub.raw()); });
         if (caught && *caught) std::rethrow_exception(*caught);
         sub.check(status, doing + " (driver " + instance_->name() + ")");

@@ -1,5 +1,4 @@
-// RegistryDriver over a loaded plugin's table. Transfers get no default deadline: a large blob takes as
-// long as it takes, and the driver ends one that stalls.
+// RegistryDriver over a loaded plugin's table.
 #include "core/plugin/proxy.h"
 
 namespace gantry {
@@ -109,7 +108,7 @@ class RegistryProxy : public RegistryDriver, private ProxyBase {
         raw.is_manifest = fetch.is_manifest;
         invoke(
             call, "fetch " + fetch.descriptor.digest,
-            [&](auto *c) { return t().fetch(driver(), c, &raw, &sink); }, &into.caught, false);
+            [&](auto *c) { return t().fetch(driver(), c, &raw, &sink); }, &into.caught);
     }
 
     void push(const Call &call, const Push &push, const BlobSource &from) override {
@@ -132,7 +131,7 @@ class RegistryProxy : public RegistryDriver, private ProxyBase {
         raw.mount_from = push.mount_from.c_str();
         invoke(
             call, "push " + push.descriptor.digest,
-            [&](auto *c) { return t().push(driver(), c, &raw, &source); }, &into.caught, false);
+            [&](auto *c) { return t().push(driver(), c, &raw, &source); }, &into.caught);
     }
 
     std::vector<std::string> tags(const Call &call, const RegistryReference &ref,

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstring>
 #include <gantry/thunk.hpp>
+#include <mutex>
 #include <optional>
 
 namespace gantry {
@@ -29,11 +30,6 @@ std::optional<std::string> get(Db &db, const std::string &plugin, const std::str
     return s.text(0);
 }
 
-Db &usable(Db *db) {
-    if (!db) throw Error(ErrorClass::kFailedPrecondition, "use plugin keys: no engine database is open");
-    return *db;
-}
-
 } // namespace
 
 PluginServices::PluginServices(std::string plugin, Db *db) : plugin_(std::move(plugin)), db_(db) {
@@ -53,7 +49,7 @@ PluginServices::PluginServices(std::string plugin, Db *db) : plugin_(std::move(p
         return detail::guard(call, [&] {
             const std::string name = good_key(key);
             std::optional<std::string> value;
-            usable(of(ctx).db_).transact([&](Db &db) { value = get(db, of(ctx).plugin_, name); });
+            of(ctx).transact([&](Db &db) { value = get(db, of(ctx).plugin_, name); });
             if (!value) throw Error(ErrorClass::kNotFound, "read plugin key " + name + ": not set");
             detail::check_sink(sink->write(sink->ctx, value->data(), value->size()));
         });
@@ -62,7 +58,7 @@ PluginServices::PluginServices(std::string plugin, Db *db) : plugin_(std::move(p
         return detail::guard(call, [&] {
             if (count > kWriteLimit)
                 throw Error(ErrorClass::kInvalidArgument, "write plugin keys: too many in one transaction");
-            usable(of(ctx).db_).transact([&](Db &db) {
+            of(ctx).transact([&](Db &db) {
                 const std::string &plugin = of(ctx).plugin_;
                 // All expectations are judged against the state before the first write.
                 for (uint32_t i = 0; i < count; ++i) {
@@ -105,7 +101,7 @@ PluginServices::PluginServices(std::string plugin, Db *db) : plugin_(std::move(p
         return detail::guard(call, [&] {
             const std::string start = prefix ? std::string(prefix, strnlen(prefix, kKeyLimit)) : "";
             std::vector<std::string> keys;
-            usable(of(ctx).db_).transact([&](Db &db) {
+            of(ctx).transact([&](Db &db) {
                 keys.clear();
                 Statement s = db.prepare("SELECT key FROM plugin_kv WHERE plugin=? AND key>=? ORDER BY key");
                 s.bind_all(std::string_view(of(ctx).plugin_), std::string_view(start));
@@ -130,6 +126,17 @@ PluginServices::PluginServices(std::string plugin, Db *db) : plugin_(std::move(p
     host_.gauge = [](void *ctx, const char *name, int64_t value) {
         if (Cell *c = of(ctx).cell(name)) c->value.store(value, std::memory_order_relaxed);
     };
+}
+
+void PluginServices::transact(const std::function<void(Db &)> &work) {
+    const std::shared_lock lock(db_mutex_);
+    if (!db_) throw Error(ErrorClass::kFailedPrecondition, "use plugin keys: no engine database is open");
+    db_->transact(work);
+}
+
+void PluginServices::close() noexcept {
+    const std::unique_lock lock(db_mutex_);
+    db_ = nullptr;
 }
 
 PluginServices::~PluginServices() {

@@ -6,6 +6,8 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
+#include <shared_mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -24,6 +26,8 @@ class PluginServices {
 
     const gantry_host *raw() const noexcept { return &host_; }
     std::vector<std::pair<std::string, int64_t>> metrics() const;
+    /// The database goes; a call that was given up may still ask for it.
+    void close() noexcept;
 
   private:
     struct Cell {
@@ -32,8 +36,10 @@ class PluginServices {
     };
     static PluginServices &of(void *ctx) { return *static_cast<PluginServices *>(ctx); }
     Cell *cell(const char *name) noexcept;
+    void transact(const std::function<void(Db &)> &work);
 
     std::string plugin_;
+    std::shared_mutex db_mutex_; // shared while the database is in use
     Db *db_;
     gantry_host host_{};
     std::array<Cell, 128> cells_;

@@ -43,6 +43,7 @@ class Config {
     uint32_t count() const noexcept { return raw_->count; }
     std::string key(uint32_t i) const { return raw_->keys[i]; }
     Config item(uint32_t i) const noexcept { return Config(&raw_->items[i]); }
+    int64_t as_duration_ns() const noexcept { return raw_->type == GANTRY_TYPE_DURATION ? raw_->as.i : 0; }
     std::string as_string() const { return raw_->type == GANTRY_TYPE_STRING ? raw_->as.s : ""; }
 
   private:

@@ -1,0 +1,251 @@
+#include "core/plugin/handover.h"
+
+#include "core/base/cancel.h"
+#include "core/base/log.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <deque>
+#include <fmt/format.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <thread>
+
+namespace gantry {
+namespace {
+
+constexpr int64_t kMillisecond = 1000000;
+// An obedient plugin notices the deadline itself and says what it was doing; it gets this long to do so.
+constexpr int64_t kGrace = 100 * kMillisecond;
+constexpr int64_t kCancelGrace = 2000 * kMillisecond;
+constexpr int64_t kLongest = 3600 * 1000 * kMillisecond; // of one wait; the next one follows
+constexpr auto kIdle = std::chrono::seconds(5);
+
+/// Never destroyed: a thread may hang in a plugin until the process ends.
+struct Threads {
+    std::mutex mutex;
+    std::condition_variable work;
+    std::deque<std::function<void()>> jobs;
+    size_t idle = 0;
+    std::atomic<int> busy{0};
+};
+Threads &threads() {
+    static auto *const all = new Threads;
+    return *all;
+}
+
+void serve_jobs() {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, nullptr); // signals are the main thread's
+    pthread_setname_np(pthread_self(), "plugin-call");
+    Threads &t = threads();
+    std::unique_lock lock(t.mutex);
+    for (;;) {
+        if (t.jobs.empty()) {
+            ++t.idle;
+            const bool more = t.work.wait_for(lock, kIdle, [&] { return !t.jobs.empty(); });
+            --t.idle;
+            if (!more) return;
+        }
+        std::function<void()> job = std::move(t.jobs.front());
+        t.jobs.pop_front();
+        lock.unlock();
+        t.busy.fetch_add(1);
+        job();
+        t.busy.fetch_sub(1);
+        job = nullptr; // what it owns may be a driver: never under the lock
+        lock.lock();
+    }
+}
+
+std::string text_of(int64_t ns) {
+    // A limit is counted from a moment before the wait began, so it is a hair short of what was set.
+    const int64_t ms = std::max<int64_t>((ns + kMillisecond / 2) / kMillisecond, 0);
+    return ms % 1000 == 0 ? fmt::format("{}s", ms / 1000) : fmt::format("{}ms", ms);
+}
+
+} // namespace
+
+void run_on_call_thread(std::function<void()> job) {
+    Threads &t = threads();
+    const std::lock_guard lock(t.mutex);
+    if (t.idle <= t.jobs.size()) {
+        try {
+            std::thread(serve_jobs).detach();
+        } catch (const std::system_error &e) {
+            throw Error::from_errno(e.code().value(), "start thread for a plugin's call");
+        }
+    }
+    t.jobs.push_back(std::move(job));
+    t.work.notify_one();
+}
+
+int calls_under_way() noexcept { return threads().busy.load(); }
+
+void CallRecord::refuse_when_hung(const char *operation) const {
+    if (hung())
+        throw Error(
+            ErrorClass::kUnavailable,
+            fmt::format("plugin {}: {} refused, because {} earlier calls hang in it", plugin, operation,
+                        given_up.load()),
+            fmt::format("restart the engine; isolation = \"process\" in [{}] ends hung calls for good",
+                        table));
+}
+
+Error CallRecord::over(const char *operation, int64_t limit_ns, bool silent) const {
+    return {ErrorClass::kDeadline,
+            fmt::format("plugin {}: {} {} {} and was given up", plugin, operation,
+                        silent ? "gave no sign of life for" : "did not return within its deadline of",
+                        text_of(limit_ns)),
+            fmt::format("call_timeout and call_timeouts.{} in [{}] set this limit", operation, table)};
+}
+
+CallFrame::CallFrame(const Call &outer, const CallLimit &limit)
+    : outer_(outer.raw()), subject_(outer.subject()), moved_ns_(Call::now_ns()) {
+    const gantry_call &from = *outer.raw();
+    raw_.struct_size = sizeof raw_;
+    raw_.cancel_fd = -1;
+    if (from.cancel_fd >= 0) {
+        cancel_.reset(::fcntl(from.cancel_fd, F_DUPFD_CLOEXEC, 3));
+        done_event_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+        if (!cancel_ || !done_event_) throw Error::from_errno(errno, "prepare call of a plugin");
+        raw_.cancel_fd = cancel_.get();
+    }
+    raw_.deadline_ns = from.deadline_ns;
+    if (!limit.pause_only && limit.timeout_ns > 0) {
+        const int64_t own = moved_ns_ + limit.timeout_ns;
+        raw_.deadline_ns = raw_.deadline_ns ? std::min(raw_.deadline_ns, own) : own;
+    }
+    sink_.struct_size = sizeof sink_;
+    sink_.set = [](void *, gantry_status, int32_t, const char *, const char *) {}; // proxies use their own
+    raw_.error = &sink_;
+    raw_.ctx = this;
+    if (from.progress)
+        raw_.progress = [](void *ctx, const char *what, uint64_t done, uint64_t total) {
+            auto &self = *static_cast<CallFrame *>(ctx);
+            const std::lock_guard lock(self.gate_);
+            self.moved_ns_.store(Call::now_ns(), std::memory_order_relaxed);
+            if (self.open_) self.outer_->progress(self.outer_->ctx, what, done, total);
+        };
+    if (from.log)
+        raw_.log = [](void *ctx, int32_t level, const char *message) {
+            auto &self = *static_cast<CallFrame *>(ctx);
+            const std::lock_guard lock(self.gate_);
+            if (self.open_) self.outer_->log(self.outer_->ctx, level, message);
+        };
+    raw_.subject = subject_.c_str();
+    for (uint32_t i = 0; i < from.label_count; ++i)
+        label_text_.emplace_back(from.labels[i].key, from.labels[i].value);
+    for (const auto &[key, value] : label_text_)
+        labels_.push_back({key.c_str(), value.c_str()});
+    raw_.labels = labels_.data();
+    raw_.label_count = static_cast<uint32_t>(labels_.size());
+}
+
+void CallFrame::finish(std::exception_ptr error) noexcept {
+    const std::lock_guard lock(mutex_);
+    done_ = true;
+    error_ = std::move(error);
+    const uint64_t one = 1;
+    if (done_event_ && ::write(done_event_.get(), &one, sizeof one) < 0) return; // cannot be full
+    changed_.notify_one();
+}
+
+bool CallFrame::leave() noexcept {
+    {
+        const std::lock_guard lock(mutex_);
+        if (done_) return false;
+        left_ = true;
+    }
+    // Waits for a sink that runs just now: it is the caller's own code, and it ends.
+    const std::lock_guard lock(gate_);
+    open_ = false;
+    return true;
+}
+
+void hand_over(const std::shared_ptr<CallRecord> &record, const std::shared_ptr<CallFrame> &frame,
+               const CallLimit &limit, std::function<void(const Call &)> work) {
+    run_on_call_thread([record, frame, work = std::move(work)]() mutable {
+        std::exception_ptr error;
+        try {
+            work(frame->call());
+        } catch (...) {
+            error = std::current_exception();
+        }
+        work = nullptr; // before the caller goes on: what it owned is the caller's again, or nobody's
+        frame->finish(std::move(error));
+        const bool left = [&] {
+            const std::lock_guard lock(frame->mutex_);
+            return frame->left_;
+        }();
+        if (left) {
+            record->given_up.fetch_sub(1);
+            log_warn("plugin {}: a call that was given up has returned", record->plugin);
+        }
+    });
+    CallFrame &f = *frame;
+    const int64_t started = Call::now_ns();
+    int64_t cancelled_ns = 0;
+    enum class Cause { kNone, kDeadline, kSilence, kCancelled };
+    const auto end_of_wait = [&] {
+        std::pair<int64_t, Cause> end{INT64_MAX, Cause::kNone};
+        if (f.raw_.deadline_ns) end = {f.raw_.deadline_ns + kGrace, Cause::kDeadline};
+        if (limit.pause_only && limit.timeout_ns > 0)
+            end = std::min(end,
+                           {f.moved_ns_.load(std::memory_order_relaxed) + limit.timeout_ns, Cause::kSilence});
+        if (cancelled_ns) end = std::min(end, {cancelled_ns + kCancelGrace, Cause::kCancelled});
+        return end;
+    };
+    for (;;) {
+        const int64_t left = end_of_wait().first - Call::now_ns();
+        if (f.cancel_ && left > 0) {
+            pollfd p[] = {{f.done_event_.get(), POLLIN, 0}, {cancelled_ns ? -1 : f.cancel_.get(), POLLIN, 0}};
+            (void)::poll(p, 2, static_cast<int>(std::min<int64_t>(left / kMillisecond + 1, 1 << 30)));
+            if (p[1].revents) cancelled_ns = Call::now_ns();
+        }
+        {
+            std::unique_lock lock(f.mutex_);
+            if (!f.cancel_)
+                f.changed_.wait_for(lock, std::chrono::nanoseconds(std::clamp<int64_t>(left, 0, kLongest)),
+                                    [&] { return f.done_; });
+            if (f.done_) {
+                const std::exception_ptr error = std::exchange(f.error_, nullptr);
+                lock.unlock();
+                if (error) std::rethrow_exception(error);
+                return;
+            }
+        }
+        const auto [end, cause] = end_of_wait();
+        if (Call::now_ns() < end) continue;
+        record->given_up.fetch_add(1);
+        if (!f.leave()) { // it has just ended
+            record->given_up.fetch_sub(1);
+            continue;
+        }
+        if (cause == Cause::kCancelled)
+            throw Error(ErrorClass::kCancelled,
+                        fmt::format("plugin {}: {} was cancelled, did not react and was given up",
+                                    record->plugin, limit.operation));
+        const bool silent = cause == Cause::kSilence;
+        throw record->over(limit.operation, silent ? limit.timeout_ns : f.raw_.deadline_ns - started, silent);
+    }
+}
+
+void hand_over(const std::shared_ptr<CallRecord> &record, const CallLimit &limit,
+               std::function<void(const Call &)> work) {
+    const CallScope scope;
+    hand_over(record, std::make_shared<CallFrame>(scope, limit), limit, std::move(work));
+}
+
+Kept<EndpointSpec>::Kept(const std::shared_ptr<CallFrame> &, const EndpointSpec &from) : value(from) {
+    if (from.netns_fd < 0) return;
+    netns.reset(::fcntl(from.netns_fd, F_DUPFD_CLOEXEC, 3));
+    if (!netns) throw Error::from_errno(errno, "keep namespace of endpoint " + from.id.substr(0, 12));
+    value.netns_fd = netns.get();
+}
+
+} // namespace gantry
