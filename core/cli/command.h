@@ -36,6 +36,13 @@ std::span<const Command> image_commands();
 std::span<const Command> resource_commands(); // volume, network, system
 std::span<const Command> engine_commands();   // version, info, events, plugin, config, mirror
 
+std::span<const Command> shell_commands();    // completion, and what packages ask for
+
+/// Every command, those with a name that begins with "__" included: they are not shown.
+std::vector<const Command *> all_commands();
+/// The command that `args` begin with, null if none; `taken`: how many words its name has.
+const Command *find_command(const std::vector<std::string> &args, size_t &taken);
+
 /// Everything behind the global options. Returns the exit code; all errors are printed here.
 int run_command_line(Client &client, const std::vector<std::string> &args);
 

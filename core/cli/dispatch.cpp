@@ -11,15 +11,6 @@
 namespace gantry::cli {
 namespace {
 
-std::vector<const Command *> all_commands() {
-    std::vector<const Command *> all;
-    for (auto group :
-         {run_commands(), container_commands(), image_commands(), resource_commands(), engine_commands()})
-        for (const Command &command : group)
-            all.push_back(&command);
-    return all;
-}
-
 bool has_name(const Command &command, std::string_view name) {
     if (name == command.name) return true;
     std::string_view aliases = command.alias;
@@ -65,6 +56,7 @@ std::string main_help() {
     std::vector<std::string> groups;
     for (const Command *command : all_commands()) {
         std::string name = command->name;
+        if (name.starts_with("__")) continue;
         if (size_t blank = name.find(' '); blank == std::string::npos)
             plain.emplace_back(name, command);
         else if (std::find(groups.begin(), groups.end(), name.substr(0, blank)) == groups.end())
@@ -146,6 +138,27 @@ int run_one(Client &client, const Command &command, const std::string &name,
 
 } // namespace
 
+std::vector<const Command *> all_commands() {
+    std::vector<const Command *> all;
+    for (auto group : {run_commands(), container_commands(), image_commands(), resource_commands(),
+                       engine_commands(), shell_commands()})
+        for (const Command &command : group)
+            all.push_back(&command);
+    return all;
+}
+
+const Command *find_command(const std::vector<std::string> &args, size_t &taken) {
+    const std::vector<const Command *> all = all_commands();
+    // Two words first: "container ls" before a command "container" could be looked for.
+    for (taken = 2; taken > 0; --taken) {
+        if (args.size() < taken) continue;
+        const std::string name = args[0] + (taken == 2 ? " " + args[1] : "");
+        for (const Command *command : all)
+            if (has_name(*command, name)) return command;
+    }
+    return nullptr;
+}
+
 int run_command_line(Client &client, const std::vector<std::string> &args) {
     if (args.empty() || args[0] == "help") {
         if (args.size() > 1) {
@@ -156,16 +169,10 @@ int run_command_line(Client &client, const std::vector<std::string> &args) {
         write_all(1, main_help(), "standard output");
         return 0;
     }
-    std::vector<const Command *> all = all_commands();
-    // Two words first: "container ls" before a command "container" could be looked for.
-    for (size_t words : {2u, 1u}) {
-        if (args.size() < words) continue;
-        std::string name = args[0] + (words == 2 ? " " + args[1] : "");
-        for (const Command *command : all)
-            if (has_name(*command, name))
-                return run_one(client, *command, name,
-                               {args.begin() + static_cast<ptrdiff_t>(words), args.end()});
-    }
+    size_t taken = 0;
+    if (const Command *command = find_command(args, taken))
+        return run_one(client, *command, args[0] + (taken == 2 ? " " + args[1] : ""),
+                       {args.begin() + static_cast<ptrdiff_t>(taken), args.end()});
     if (auto members = group_members(args[0]); !members.empty()) {
         std::string help = "Usage:  gantry " + args[0] + " COMMAND\n\nCommands:\n" + list_text(members) +
                            "\nRun 'gantry " + args[0] +

@@ -31,7 +31,9 @@ void plugins_found(const PluginHost &host, Findings &out) {
     for (const PluginInfo &plugin : list) {
         const std::string file = plugin.file.substr(plugin.file.rfind('/') + 1);
         const std::string subject =
-            plugin.name.empty() ? file : std::string(kind_word(plugin.kind)) + " " + plugin.name;
+            plugin.name.empty() || plugin.state == PluginState::kFailed // its kind may never have been known
+                ? file
+                : std::string(kind_word(plugin.kind)) + " " + plugin.name;
         switch (plugin.state) {
         case PluginState::kOk:
         case PluginState::kAvailable:
@@ -93,9 +95,10 @@ std::string value_of(const std::vector<ShownOption> &options, const std::string 
 void programs(const EngineConfig &config, Findings &out) {
     char self[4096];
     const ssize_t size = readlink("/proc/self/exe", self, sizeof self);
-    const std::string path(self, size > 0 ? size_t(size) : 0);
-    const std::string libexec =
-        config.libexec.empty() ? path.substr(0, path.rfind('/')) + "/../lib/gantry" : config.libexec;
+    std::string path(self, size > 0 ? size_t(size) : 0);
+    path.resize(path.rfind('/'));
+    if (path.ends_with("/bin")) path.resize(path.size() - 4);
+    const std::string libexec = config.libexec.empty() ? path + "/lib/gantry" : config.libexec;
     const std::string shim = config.shim.empty() ? libexec + "/gantry-shim" : config.shim;
     const bool there = access(shim.c_str(), X_OK) == 0;
     out.push_back({"engine", "gantry-shim", there ? Verdict::kOk : Verdict::kError,

@@ -1,6 +1,8 @@
 // Puts the examinations in order and prints what they found, for people and for programs.
 #include "core/doctor/doctor.h"
 
+#include "core/base/log.h"
+
 #include <gantry/error.hpp>
 
 #include <boost/json.hpp>
@@ -103,6 +105,7 @@ std::string as_json(const Findings &findings) {
 int run(const std::vector<std::string> &args) {
     try {
         const Request request = parse(args);
+        set_log_level(LogLevel::kError); // what the host warns about is in the findings
         // What the engine is asked to be decides what the machine is asked for, so it comes first and is
         // shown last, where the eye rests.
         Findings engine, findings;
