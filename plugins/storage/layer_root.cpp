@@ -37,11 +37,11 @@ std::string unique_name(const std::string &prefix) {
 
 } // namespace
 
-LayerRoot::LayerRoot(const std::string &path) : path_(path) {
+LayerRoot::LayerRoot(const std::string &path, Discard discard) : path_(path), discard_(discard) {
     make_directories(path);
     root_ = open_directory(AT_FDCWD, path);
     for (const std::string &name : names_in(root_.get(), path))
-        if (name.front() == '.') remove_tree(root_.get(), name);
+        if (name.front() == '.') discard_(root_.get(), name);
 }
 
 std::string LayerRoot::path_of(const std::string &id, const char *below) const {
@@ -63,7 +63,7 @@ void LayerRoot::make(const std::string &id, const std::function<void(int)> &fill
             throw Error::from_errno(errno, "make layer " + id);
     } catch (...) {
         try {
-            remove_tree(root_.get(), temporary);
+            discard_(root_.get(), temporary);
         } catch (const Error &) {
             // The first error counts; the next start sweeps the rest.
         }
@@ -86,7 +86,7 @@ void LayerRoot::remove(const std::string &id) {
         if (errno == ENOENT) return;
         throw Error::from_errno(errno, "remove layer " + id);
     }
-    remove_tree(root_.get(), temporary);
+    discard_(root_.get(), temporary);
 }
 
 std::vector<std::string> LayerRoot::list() const {

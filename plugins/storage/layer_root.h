@@ -13,8 +13,10 @@ namespace gantry::storage {
 
 class LayerRoot {
   public:
+    /// How a name below a directory goes, with everything in it.
+    using Discard = void (*)(int at, const std::string &name);
     /// Makes the root if needed and sweeps leftovers.
-    explicit LayerRoot(const std::string &path);
+    explicit LayerRoot(const std::string &path, Discard discard = remove_tree);
 
     int fd() const noexcept { return root_.get(); }
     const std::string &path() const noexcept { return path_; }
@@ -33,6 +35,7 @@ class LayerRoot {
 
   private:
     std::string path_;
+    Discard discard_;
     Fd root_;
 };
 
