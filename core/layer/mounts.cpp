@@ -4,6 +4,7 @@
 #include "core/layer/layers.h"
 
 #include "core/base/files.h"
+#include "core/base/mount_options.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -63,50 +64,16 @@ UniqueFd open_bind(const Mount &mount) {
 
 // True when set; false with errno and the kernel's log.
 bool configure(int fs, const std::string &option) {
-    const size_t equals = option.find('=');
-    if (equals == std::string::npos) return sys_fsconfig(fs, FSCONFIG_SET_FLAG, option.c_str(), nullptr) == 0;
-    const std::string key = option.substr(0, equals);
-    return sys_fsconfig(fs, FSCONFIG_SET_STRING, key.c_str(), option.c_str() + equals + 1) == 0;
+    return mount_options::each_setting(option.c_str(), [&](const char *key, const char *value) {
+               return sys_fsconfig(fs, value ? FSCONFIG_SET_STRING : FSCONFIG_SET_FLAG, key, value);
+           }) == 0;
 }
 
-std::string classic_options(const Mount &mount) {
-    std::string lower, rest;
-    for (const std::string &option : mount.options) {
-        if (option.starts_with("lowerdir+="))
-            lower += (lower.empty() ? "lowerdir=" : ":") + option.substr(10);
-        else
-            rest += (rest.empty() ? "" : ",") + option;
-    }
-    return lower + (lower.empty() || rest.empty() ? "" : ",") + rest;
-}
-
-// Directory that all absolute paths of the options share; the kernel resolves relative ones from the
-// working directory, which keeps hundreds of layers within mount(2)'s page.
-std::string common_folder(const Mount &mount) {
-    std::string common;
-    for (const std::string &option : mount.options) {
-        const size_t at = option.find("dir");
-        const size_t equals = option.find('=');
-        if (at == std::string::npos || equals == std::string::npos || option[equals + 1] != '/') continue;
-        const std::string path = option.substr(equals + 1);
-        if (common.empty()) common = path.substr(0, path.rfind('/') + 1);
-        while (!path.starts_with(common))
-            common.resize(common.rfind('/', common.size() - 2) + 1);
-    }
-    return common;
-}
-
-UniqueFd mount_classic(Mount mount) {
-    const std::string folder = common_folder(mount);
-    if (folder.size() > 1)
-        for (std::string &option : mount.options)
-            if (const size_t at = option.find('=' + folder); at != std::string::npos)
-                option.erase(at + 1, folder.size());
-    const std::string options = classic_options(mount);
-    if (options.size() >= 4096)
-        throw Error(ErrorClass::kUnsupported,
-                    "mount " + mount.type + ": too many layers for this kernel's mount(2)",
-                    "Linux 6.8 or later has no such limit");
+UniqueFd mount_classic(const Mount &mount) {
+    const auto count = static_cast<unsigned>(mount.options.size());
+    const auto option = [&](unsigned i) { return mount.options[i].c_str(); };
+    auto pages = std::make_unique<mount_options::Pages>();
+    pages->begin(count, option);
     UniqueFd tree;
     std::exception_ptr error;
     std::thread([&] {
@@ -115,11 +82,19 @@ UniqueFd mount_classic(Mount mount) {
             if (::unshare(CLONE_FS | CLONE_NEWNS) != 0) fail(mount, "make a mount namespace", errno);
             if (::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0)
                 fail(mount, "make mounts private", errno);
-            if (!folder.empty() && ::chdir(folder.c_str()) != 0) fail(mount, "enter " + folder, errno);
+            if (pages->folder[0] && ::chdir(pages->folder) != 0)
+                fail(mount, std::string("enter ") + pages->folder, errno);
             const char *point = "/proc"; // always there, and hidden in this namespace only
-            if (::mount(mount.source.empty() ? "overlay" : mount.source.c_str(), point, mount.type.c_str(),
-                        mount.read_only ? MS_RDONLY : 0, options.c_str()) != 0)
-                fail(mount, options, errno);
+            const char *source = mount.source.empty() ? "none" : mount.source.c_str();
+            unsigned long flags = mount.read_only ? MS_RDONLY : 0;
+            bool too_long = false;
+            for (; pages->fill(count, option, too_long); flags |= MS_REMOUNT)
+                if (::mount(source, point, mount.type.c_str(), flags, pages->data) != 0)
+                    fail(mount, pages->data, errno);
+            if (too_long)
+                throw Error(ErrorClass::kUnsupported,
+                            "mount " + mount.type + ": too many layers for this kernel's mount(2)",
+                            "Linux 6.8 or later has no such limit");
             tree.reset(sys_open_tree(AT_FDCWD, point, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
             if (!tree) fail(mount, "take out the tree", errno);
         } catch (...) {
@@ -131,6 +106,8 @@ UniqueFd mount_classic(Mount mount) {
 }
 
 UniqueFd open_filesystem(const Mount &mount) {
+    // aufs takes one page of text behind either interface, and more by remounting.
+    if (mount.type == "aufs") return mount_classic(mount);
     UniqueFd fs(sys_fsopen(mount.type.c_str()));
     if (!fs) {
         if (errno == ENOSYS || errno == EINVAL) return mount_classic(mount);
@@ -140,7 +117,7 @@ UniqueFd open_filesystem(const Mount &mount) {
     for (const std::string &option : mount.options) {
         if (configure(fs.get(), option)) continue;
         const int error = errno;
-        if (error == EINVAL && (option.starts_with("lowerdir+=") || option.size() > 255))
+        if (error == EINVAL && (option.starts_with("lowerdir") || option.size() > 255))
             return mount_classic(mount);
         fail(mount, option, error, kernel_log(fs.get()));
     }
@@ -148,9 +125,8 @@ UniqueFd open_filesystem(const Mount &mount) {
     if (sys_fsconfig(fs.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr) != 0) {
         const int error = errno;
         // Before overlay learned the new API (6.5) its options were only collected, and are judged here.
-        if (error == EINVAL &&
-            std::any_of(mount.options.begin(), mount.options.end(),
-                        [](const auto &option) { return option.starts_with("lowerdir+="); }))
+        if (error == EINVAL && std::any_of(mount.options.begin(), mount.options.end(),
+                                           [](const auto &option) { return option.starts_with("lowerdir"); }))
             return mount_classic(mount);
         fail(mount, "create", error, kernel_log(fs.get()));
     }

@@ -1,7 +1,8 @@
 #include "plugins/storage-overlay/driver.h"
 
-#include "plugins/storage-overlay/changes.h"
 #include "plugins/storage-overlay/probe.h"
+#include "plugins/storage/probe.h"
+#include "plugins/storage/stacked_changes.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -23,18 +24,26 @@ bool module_has(const char *parameter) {
 } // namespace
 
 OverlayDriver::OverlayDriver(const std::string &root, Settings settings)
-    : root_(root), settings_(std::move(settings)) {
+    : root_(root), quota_(root_), settings_(std::move(settings)) {
     if (root.find_first_of(":,\\") != std::string::npos)
         throw Error(ErrorClass::kUnsupported,
                     "use overlayfs on " + root + ": the path holds ':', ',' or '\\'");
-    // Set by some distributions' defaults; layers with redirects or metadata-only copies would not be
-    // trees of their own any more.
+    // Layers are trees of their own, which redirects and metadata-only copies would end.
+    for (const std::string &option : settings_.mount_options)
+        for (const char *feature : {"index=on", "redirect_dir=on", "redirect_dir=follow", "metacopy=on",
+                                    "userxattr", "lowerdir", "upperdir", "workdir"})
+            if (option.starts_with(feature))
+                throw Error(ErrorClass::kInvalidArgument,
+                            "use overlayfs on " + root + ": mount_options must not hold " + option,
+                            "a layer has to be readable without the others");
+    storage::kernel_loads("overlay"); // the module's parameters show what it knows
     for (const char *feature : {"index", "redirect_dir", "metacopy"})
         if (module_has(feature)) quiet_options_.push_back(std::string(feature) + "=off");
     std::vector<std::string> options = quiet_options_;
     options.insert(options.end(), settings_.mount_options.begin(), settings_.mount_options.end());
     if (settings_.volatile_mounts) options.push_back("volatile");
     probe_overlay(root_.fd(), root, options);
+    caps_.quota = quota_.usable();
     caps_.whiteout = GANTRY_WHITEOUT_OVERLAY;
     caps_.independent_layers = true;
     caps_.max_parents = kMaxParents;
@@ -42,20 +51,11 @@ OverlayDriver::OverlayDriver(const std::string &root, Settings settings)
 
 void OverlayDriver::create(const Call &, const std::string &id, const LayerIds &parents,
                            uint64_t size_limit) {
-    if (size_limit != 0)
-        throw Error(ErrorClass::kUnsupported, "make layer " + id + ": the overlay driver has no size limits");
     root_.make(id, [&](int dir) {
-        if (::mkdirat(dir, "fs", 0755) != 0 || ::mkdirat(dir, "work", 0700) != 0 ||
-            ::fchmodat(dir, "fs", 0755, 0) != 0)
-            throw Error::from_errno(errno, "make layer " + id);
-        if (parents.empty()) return;
-        // The merged root shows the upper directory's own attributes: take over the parent's.
-        const Fd below = storage::open_directory(root_.open(parents.front()).get(), "fs");
-        const Fd fs = storage::open_directory(dir, "fs");
-        struct stat st {};
-        if (::fstat(below.get(), &st) != 0 || ::fchown(fs.get(), st.st_uid, st.st_gid) != 0 ||
-            ::fchmod(fs.get(), st.st_mode & 07777) != 0)
-            throw Error::from_errno(errno, "make layer " + id);
+        // First: what is made below inherits the project, and overlayfs renames between the two.
+        if (size_limit != 0) quota_.limit(dir, id, size_limit);
+        root_.make_tree(dir, id, parents);
+        if (::mkdirat(dir, "work", 0700) != 0) throw Error::from_errno(errno, "make layer " + id);
     });
 }
 
@@ -97,12 +97,7 @@ void OverlayDriver::commit(const Call &call, const std::string &id, const LayerI
     const auto before = root_.committed(id);
     if (before && !durable) return;
     const Fd fs = storage::open_directory(root_.open(id).get(), "fs");
-    // A base layer is shown without overlayfs: what it deletes of nothing would be seen as devices.
-    storage::StrayWhiteout stray;
-    if (parents.empty())
-        stray = [](int dir, const std::string &name, const struct stat &st) {
-            return S_ISCHR(st.st_mode) && st.st_rdev == 0 && ::unlinkat(dir, name.c_str(), 0) == 0;
-        };
+    const auto stray = parents.empty() ? storage::stray_whiteouts(caps_.whiteout) : storage::StrayWhiteout{};
     root_.commit(id, before ? *before : storage::measure_tree(fs.get(), call, stray), durable);
 }
 
@@ -114,7 +109,7 @@ Usage OverlayDriver::usage(const Call &call, const std::string &id) {
 
 void OverlayDriver::changes(const Call &call, const std::string &id, const LayerIds &parents,
                             const std::function<void(const Change &)> &found) {
-    overlay_changes(root_, id, parents, call, found);
+    storage::stacked_changes(root_, caps_.whiteout, id, parents, call, found);
 }
 
 } // namespace gantry

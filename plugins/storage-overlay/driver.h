@@ -2,7 +2,7 @@
 // root/<id>/work is overlayfs' own. Nothing is copied at create or commit.
 #pragma once
 
-#include "plugins/storage/layer_root.h"
+#include "plugins/storage/quota.h"
 
 #include <gantry/storage.hpp>
 
@@ -22,7 +22,10 @@ class OverlayDriver final : public StorageDriver {
     std::vector<Mount> mounts(const Call &, const std::string &id, const LayerIds &parents,
                               bool read_only) override;
     void commit(const Call &, const std::string &id, const LayerIds &parents, bool durable) override;
-    void remove(const Call &, const std::string &id) override { root_.remove(id); }
+    void remove(const Call &, const std::string &id) override {
+        quota_.release(id);
+        root_.remove(id);
+    }
     Usage usage(const Call &, const std::string &id) override;
     std::vector<std::string> list(const Call &) override { return root_.list(); }
     bool has_changes() const override { return true; }
@@ -31,6 +34,7 @@ class OverlayDriver final : public StorageDriver {
 
   private:
     storage::LayerRoot root_;
+    storage::ProjectQuota quota_;
     Settings settings_;
     StorageCaps caps_;
     std::vector<std::string> quiet_options_; // features off that would put redirects into layers

@@ -1,4 +1,5 @@
 #include "plugins/storage-overlay/driver.h"
+#include "plugins/storage-overlay/probe.h"
 
 #include <gantry/plugin.hpp>
 
@@ -18,3 +19,7 @@ GANTRY_STORAGE_PLUGIN_WITH_DIFF("overlay", GANTRY_VERSION, "layers stacked by ov
                                     return std::make_unique<gantry::OverlayDriver>(env.root,
                                                                                    std::move(settings));
                                 });
+
+GANTRY_PLUGIN_PROBE([](const gantry::Environment &env, const gantry::Config *, const gantry::Call &) {
+    gantry::judge_overlay(env.root);
+});

@@ -6,6 +6,8 @@
 
 namespace gantry {
 
+/// What can be told without touching anything, for a listing: throws kUnsupported with the obstacle alone.
+void judge_overlay(const std::string &root);
 /// Throws kUnsupported with the kernel's reason.
 void probe_overlay(int root, const std::string &path, const std::vector<std::string> &options);
 

@@ -19,21 +19,22 @@ bool can_reflink(int root) {
 
 } // namespace
 
-VfsDriver::VfsDriver(const std::string &root) : root_(root) {
+VfsDriver::VfsDriver(const std::string &root) : root_(root), quota_(root_) {
+    caps_.quota = quota_.usable();
     caps_.whiteout = GANTRY_WHITEOUT_NONE;
     caps_.reflink = can_reflink(root_.fd());
 }
 
 void VfsDriver::create(const Call &call, const std::string &id, const LayerIds &parents,
                        uint64_t size_limit) {
-    if (size_limit != 0)
-        throw Error(ErrorClass::kUnsupported, "make layer " + id + ": the vfs driver has no size limits");
     root_.make(id, [&](int dir) {
-        if (::mkdirat(dir, "fs", 0755) != 0 || ::fchmodat(dir, "fs", 0755, 0) != 0)
-            throw Error::from_errno(errno, "make layer " + id);
+        if (size_limit != 0) quota_.limit(dir, id, size_limit);
+        root_.make_tree(dir, id, {});
         if (parents.empty()) return;
         const Fd from = storage::open_directory(root_.open(parents.front()).get(), "fs");
         const Fd to = storage::open_directory(dir, "fs");
+        if (size_limit != 0) // the copy of the parent does not count
+            quota_.change(dir, size_limit + storage::measure_tree(from.get(), call).bytes);
         storage::copy_tree(from.get(), to.get(), call);
         storage::write_usage(dir, "base", storage::measure_tree(to.get(), call));
     });

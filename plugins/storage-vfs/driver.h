@@ -3,7 +3,7 @@
 // the copy brought, so that usage excludes the parents.
 #pragma once
 
-#include "plugins/storage/layer_root.h"
+#include "plugins/storage/quota.h"
 
 #include <gantry/storage.hpp>
 
@@ -18,12 +18,16 @@ class VfsDriver final : public StorageDriver {
     std::vector<Mount> mounts(const Call &, const std::string &id, const LayerIds &parents,
                               bool read_only) override;
     void commit(const Call &, const std::string &id, const LayerIds &parents, bool durable) override;
-    void remove(const Call &, const std::string &id) override { root_.remove(id); }
+    void remove(const Call &, const std::string &id) override {
+        quota_.release(id);
+        root_.remove(id);
+    }
     Usage usage(const Call &, const std::string &id) override;
     std::vector<std::string> list(const Call &) override { return root_.list(); }
 
   private:
     storage::LayerRoot root_;
+    storage::ProjectQuota quota_;
     StorageCaps caps_;
 };
 

@@ -71,6 +71,21 @@ void LayerRoot::make(const std::string &id, const std::function<void(int)> &fill
     }
 }
 
+void LayerRoot::make_tree(int dir, const std::string &id, const LayerIds &parents) const {
+    const auto check = [&](int result) {
+        if (result != 0) throw Error::from_errno(errno, "make layer " + id);
+    };
+    check(::mkdirat(dir, "fs", 0755));
+    const Fd fs = open_directory(dir, "fs");
+    if (parents.empty()) return check(::fchmod(fs.get(), 0755)); // whatever the umask is
+    struct stat st {};
+    check(::fstat(open_directory(open(parents.front()).get(), "fs").get(), &st));
+    check(::fchown(fs.get(), st.st_uid, st.st_gid));
+    check(::fchmod(fs.get(), st.st_mode & 07777));
+    const timespec times[2] = {st.st_atim, st.st_mtim};
+    check(::futimens(fs.get(), times));
+}
+
 Fd LayerRoot::open(const std::string &id) const {
     check_id(id);
     Fd fd(::openat(root_.get(), id.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));

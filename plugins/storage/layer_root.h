@@ -24,6 +24,9 @@ class LayerRoot {
 
     /// `fill` gets the new directory while it still has its temporary name. kAlreadyExists.
     void make(const std::string &id, const std::function<void(int dir)> &fill);
+    /// "fs" in a new layer's directory. A stack shows the attributes of its first directory at the root:
+    /// the nearest parent's are taken over.
+    void make_tree(int dir, const std::string &id, const LayerIds &parents) const;
     Fd open(const std::string &id) const; // kNotFound
     void remove(const std::string &id);
     std::vector<std::string> list() const;

@@ -12,6 +12,7 @@
 namespace gantry::storage {
 
 using Fd = UniqueFd;
+using gantry::each_entry;
 using gantry::names_in;
 using gantry::open_directory;
 using gantry::remove_tree;

@@ -3,6 +3,7 @@
 // of the image can lead a mount outside, and move_mount puts the mount on that very inode, so there is
 // no time between check and use. Kernels without overlay's `lowerdir+` (before 6.8) get the classic
 // option page with names relative to their common directory.
+#include "core/base/mount_options.h"
 #include "core/runtime/shim/shim.h"
 
 #include <linux/openat2.h>
@@ -121,13 +122,11 @@ int clone_tree(int dir, const char *path, bool recursive) {
                          (recursive ? AT_RECURSIVE : 0));
 }
 
-/// One mount(8) word, "key" or "key=value", for a filesystem context.
+/// One mount(8) word for a filesystem context.
 int set_option(int fs, const char *option) {
-    const char *equals = strchr(option, '=');
-    if (!equals) return fsconfig(fs, FSCONFIG_SET_FLAG, option, nullptr, 0);
-    TextBuffer<128> key;
-    key.add(option, size_t(equals - option));
-    return fsconfig(fs, FSCONFIG_SET_STRING, key.c(), equals + 1, 0);
+    return mount_options::each_setting(option, [&](const char *key, const char *value) {
+        return fsconfig(fs, value ? FSCONFIG_SET_STRING : FSCONFIG_SET_FLAG, key, value, 0);
+    });
 }
 
 /// Ends the context: the detached mount when all options were taken (`result` 0), else -1 with their errno.
@@ -151,107 +150,22 @@ int new_fs(const char *type, const char *source, uint64_t attributes, const plan
     return finish_fs(fs, result, attributes);
 }
 
-/// Copies one name of a lowerdir list without its backslashes; returns the rest.
-const char *next_lower(const char *p, Path &out) {
-    out = Path();
-    for (; *p && *p != ':'; p++) {
-        if (*p == '\\' && p[1]) p++;
-        out.add(p, 1);
-    }
-    return *p ? p + 1 : p;
-}
-
-int overlay_by_descriptors(const plan::View &view, uint64_t attributes) {
-    int fs = fsopen("overlay", FSOPEN_CLOEXEC);
-    if (fs < 0) return -1;
-    static Path value;
-    int result = 0;
-    fsconfig(fs, FSCONFIG_SET_STRING, "source", "overlay", 0);
-    for (uint32_t i = 3; i < view.strings() && result == 0; i++) {
-        const char *option = view.text(i);
-        if (strncmp(option, "lowerdir=", 9) != 0) {
-            result = set_option(fs, option);
-            continue;
-        }
-        for (const char *p = option + 9; *p && result == 0;) {
-            p = next_lower(p, value);
-            result = fsconfig(fs, FSCONFIG_SET_STRING, "lowerdir+", value.c(), 0);
-        }
-    }
-    return finish_fs(fs, result, attributes);
-}
-
-/// Calls `use` with every lower directory's plain name: "lowerdir+=" gives one as it is, "lowerdir=" a list
-/// with backslashes.
-template <typename Use> void each_lower(const plan::View &view, Use use) {
-    static Path name;
-    for (uint32_t i = 3; i < view.strings(); i++) {
-        const char *option = view.text(i);
-        if (!strncmp(option, "lowerdir+=", 10)) {
-            name = Path();
-            name.add(option + 10);
-            use(name);
-        } else if (!strncmp(option, "lowerdir=", 9)) {
-            for (const char *p = option + 9; *p;) {
-                p = next_lower(p, name);
-                use(name);
-            }
-        }
-    }
-}
-
-/// Directory shared by every absolute lowerdir name, so that the names in the option page are short.
-size_t common_directory(const plan::View &view, Path &first) {
-    bool any = false;
-    size_t common = 0;
-    first = Path();
-    each_lower(view, [&](const Path &name) {
-        if (!any) {
-            any = true;
-            first.add(name.bytes, name.size);
-            const char *slash = strrchr(first.bytes, '/');
-            common = slash ? size_t(slash - first.bytes) : 0;
-            return;
-        }
-        size_t n = 0;
-        while (n < common && name.bytes[n] == first.bytes[n])
-            n++;
-        if (n < common || name.bytes[n] != '/')
-            while (n > 0 && first.bytes[n] != '/')
-                n--;
-        common = n;
-    });
-    return common;
-}
-
-int overlay_classic(const plan::View &view, uint64_t attributes, const char *mount_point) {
-    static Path data, directory;
-    data = Path();
-    size_t cut = common_directory(view, directory);
-    each_lower(view, [&](const Path &name) {
-        data.add(data.size ? ":" : "lowerdir=");
-        for (const char *p = name.bytes + (cut ? cut + 1 : 0); *p; p++) {
-            if (*p == ':' || *p == ',' || *p == '\\') data.add("\\");
-            data.add(p, 1);
-        }
-    });
-    for (uint32_t i = 3; i < view.strings(); i++) {
-        const char *option = view.text(i);
-        if (!strncmp(option, "lowerdir=", 9) || !strncmp(option, "lowerdir+=", 10)) continue;
-        if (data.size) data.add(",");
-        data.add(option);
-    }
-    if (data.size >= 4095) return (errno = E2BIG, -1);
-    if (cut > 0) {
-        directory.bytes[cut] = 0;
-        if (chdir(directory.c()) != 0) return -1;
-    }
+/// mount(2) on the mount point, with a remount for each further page of options.
+int mount_classic(const plan::View &view, uint64_t attributes, const char *mount_point) {
+    static mount_options::Pages pages;
+    unsigned count = view.strings() - 3;
+    auto option = [&](unsigned i) { return view.text(i + 3); };
+    pages.begin(count, option);
+    if (pages.folder[0] && chdir(pages.folder) != 0) return -1;
     unsigned long flags = attributes & MOUNT_ATTR_RDONLY ? MS_RDONLY : 0;
-    int result = mount("overlay", mount_point, "overlay", flags, data.c());
-    int error = errno;
+    bool too_long = false;
+    int result = 0;
+    for (; result == 0 && pages.fill(count, option, too_long); flags |= MS_REMOUNT)
+        result = mount(view.text(0), mount_point, view.text(0), flags, pages.data);
+    int error = too_long ? E2BIG : errno;
     if (chdir("/") != 0) return -1;
     errno = error;
-    if (result != 0) return -1;
+    if (result != 0 || too_long) return -1;
     return open(mount_point, O_PATH | O_DIRECTORY | O_CLOEXEC);
 }
 
@@ -379,10 +293,13 @@ int mount_rootfs(const char *plan_bytes, const char *root_path) {
         uint64_t attributes = view.number(0);
         int mount_fd;
         bool attached = false;
-        if (!strcmp(type, "overlay")) {
-            mount_fd = overlay_by_descriptors(view, attributes);
-            if (mount_fd < 0 && (errno == EINVAL || errno == ENOSYS || errno == E2BIG) && root < 0) {
-                mount_fd = overlay_classic(view, attributes, root_path);
+        if (!strcmp(type, "overlay") || !strcmp(type, "aufs")) {
+            // aufs takes one page of text behind either interface, and more by remounting.
+            bool classic = *type == 'a';
+            mount_fd = classic ? -1 : new_fs(type, type, attributes, &view, 3);
+            if (mount_fd < 0 && root < 0 &&
+                (classic || errno == EINVAL || errno == ENOSYS || errno == E2BIG)) {
+                mount_fd = mount_classic(view, attributes, root_path);
                 attached = mount_fd >= 0;
             }
         } else if (!strcmp(type, "bind") || !strcmp(type, "rbind") || !*type) {

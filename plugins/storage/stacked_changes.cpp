@@ -1,14 +1,14 @@
-// The upper directory tells what changed: its entries, whiteouts (character device 0:0) and opaque
-// directories. Three things are not what they seem. An entry may be a copy made for a change that never
-// came or was taken back (chmod twice, open for writing), so each is compared with what lies below. A
-// metadata-only copy (metacopy) has no data here: its content is the lower file's by definition. And a
-// redirected directory shows the lower tree of another name; this driver mounts with redirect_dir=off, so
-// such a layer was written by somebody else's mount and is left to the walk of both trees.
+// The layer's own directory tells what changed: its entries, whiteouts and opaque directories. Three things
+// are not what they seem. An entry may be a copy made for a change that never came or was taken back
+// (chmod twice, open for writing), so each is compared with what lies below. A metadata-only copy
+// (overlay's metacopy) has no data here: its content is the lower file's by definition. And a redirected
+// directory shows the lower tree of another name; this driver mounts with redirect_dir=off, so such a
+// layer was written by somebody else's mount and is left to the walk of both trees.
 //
-// The upper directory belongs to a running container: its directories are opened by path without
-// following a link. Committed parents do not move; they are looked up by path too, so that 500 of them
-// cost no descriptors.
-#include "plugins/storage-overlay/changes.h"
+// The directory belongs to a running container: what is below it is opened by path without following a
+// link. Committed parents do not move; they are looked up by path too, so that 500 of them cost no
+// descriptors.
+#include "plugins/storage/stacked_changes.h"
 
 #include <gantry/changes.hpp>
 
@@ -18,7 +18,7 @@
 #include <set>
 #include <sys/syscall.h>
 
-namespace gantry {
+namespace gantry::storage {
 namespace {
 
 constexpr size_t kMaxPath = 4000; // "<id>/fs" comes before it
@@ -27,9 +27,9 @@ bool is_whiteout(const struct stat &st) { return S_ISCHR(st.st_mode) && st.st_rd
 
 class UpperWalk {
   public:
-    UpperWalk(const storage::LayerRoot &root, const std::string &id, const LayerIds &parents,
+    UpperWalk(const LayerRoot &root, gantry_whiteout whiteout, const std::string &id, const LayerIds &parents,
               const Call &call, ChangeReporter &out)
-        : root_(root), parents_(parents), call_(call), out_(out),
+        : root_(root), aufs_(whiteout == GANTRY_WHITEOUT_AUFS), parents_(parents), call_(call), out_(out),
           upper_(open_directory(root.open(id).get(), "fs")) {}
 
     void run() {
@@ -37,7 +37,7 @@ class UpperWalk {
         for (size_t i = 0; i < parents_.size(); ++i) {
             root_.open(parents_[i]); // kNotFound
             below.push_back(i);
-            if (is_opaque(root_.path_of(parents_[i], "fs"))) break;
+            if (is_opaque(i, "")) break;
         }
         directory("", below, false);
     }
@@ -78,21 +78,29 @@ class UpperWalk {
             if (errno == ENOENT || errno == ENOTDIR || errno == ELOOP) return out; // changed under our eyes
             throw Error::from_errno(errno, "open " + path.substr(0, 300));
         }
-        char value[2] = {};
-        if (::fgetxattr(dir.get(), "trusted.overlay.redirect", nullptr, 0) > 0)
+        const bool redirected = ::fgetxattr(dir.get(), "trusted.overlay.redirect", nullptr, 0) > 0;
+        if (!aufs_ && redirected)
             throw Error(ErrorClass::kUnsupported,
                         "list changes: " + path.substr(0, 300) + " is a redirected directory");
-        std::set<std::string> names; // sorted, as the walk of both trees gives them
-        for (std::string &name : names_in(dir.get(), path))
-            names.insert(std::move(name));
-        const std::set<std::string> here = names;
-        opaque = opaque || (::fgetxattr(dir.get(), "trusted.overlay.opaque", value, sizeof value) == 1 &&
-                            value[0] == 'y');
+        std::set<std::string> here, names; // sorted, as the walk of both trees gives them
+        for (std::string &name : names_in(dir.get(), path)) {
+            if (!aufs_ || !name.starts_with(kAufsPrefix))
+                here.insert(std::move(name));
+            else if (!name.starts_with(kAufsMeta))
+                names.insert(name.substr(kAufsPrefix.size()));
+        }
+        names.insert(here.begin(), here.end());
+        char value[2] = {};
+        if (aufs_)
+            opaque = opaque || ::faccessat(dir.get(), kAufsOpaque.data(), F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+        else
+            opaque = opaque || (::fgetxattr(dir.get(), "trusted.overlay.opaque", value, sizeof value) == 1 &&
+                                value[0] == 'y');
         if (opaque)
             for (const size_t parent : below) { // whatever the layer does not bring again is deleted
                 const std::string lower = parents_[parent] + "/fs" + path;
                 for (std::string &name : names_in(open_directory(root_.fd(), lower).get(), path))
-                    names.insert(std::move(name));
+                    if (!aufs_ || !name.starts_with(kAufsPrefix)) names.insert(std::move(name));
             }
         for (const std::string &name : names) {
             struct stat above {
@@ -100,7 +108,7 @@ class UpperWalk {
             const std::string child = path + "/" + name;
             const bool is = here.contains(name) &&
                             ::fstatat(dir.get(), name.c_str(), &above, AT_SYMLINK_NOFOLLOW) == 0 &&
-                            !is_whiteout(above);
+                            (aufs_ || !is_whiteout(above));
             const std::string *parent = find_below(child, below, under);
             Entry entry{name};
             if (!is) {
@@ -154,33 +162,50 @@ class UpperWalk {
     const std::string *find_below(const std::string &path, const std::vector<size_t> &below,
                                   struct stat &st) const {
         for (const size_t parent : below)
-            if (stat_below(parent, path, st)) return is_whiteout(st) ? nullptr : &parents_[parent];
+            if (const Found found = look(parent, path, st); found != Found::kNothing)
+                return found == Found::kEntry ? &parents_[parent] : nullptr;
         return nullptr;
     }
     std::vector<size_t> enter_below(const std::string &path, const std::vector<size_t> &below) const {
         std::vector<size_t> out;
         for (const size_t parent : below) {
             struct stat st {};
-            if (!stat_below(parent, path, st)) continue;
-            if (!S_ISDIR(st.st_mode)) break; // hides what lies further below
+            const Found found = look(parent, path, st);
+            if (found == Found::kNothing) continue;
+            if (found == Found::kWhiteout || !S_ISDIR(st.st_mode)) break; // hides what lies further below
             out.push_back(parent);
-            if (is_opaque(root_.path_of(parents_[parent], "fs") + path)) break;
+            if (is_opaque(parent, path)) break;
         }
         return out;
     }
-    bool stat_below(size_t parent, const std::string &path, struct stat &st) const {
+    enum class Found { kNothing, kEntry, kWhiteout };
+    Found look(size_t parent, const std::string &path, struct stat &st) const {
         const std::string at = parents_[parent] + "/fs" + path;
+        if (exists(at, st)) return !aufs_ && is_whiteout(st) ? Found::kWhiteout : Found::kEntry;
+        if (!aufs_) return Found::kNothing;
+        const size_t name = at.rfind('/') + 1;
+        struct stat mark {};
+        return exists(at.substr(0, name) + std::string(kAufsPrefix) + at.substr(name), mark)
+                   ? Found::kWhiteout
+                   : Found::kNothing;
+    }
+    bool exists(const std::string &at, struct stat &st) const {
         if (::fstatat(root_.fd(), at.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0) return true;
-        if (errno == ENOENT) return false;
+        // A name too long for the prefix has no whiteout.
+        if (errno == ENOENT || errno == ENAMETOOLONG) return false;
         throw Error::from_errno(errno, "stat " + at.substr(0, 300));
     }
-    static bool is_opaque(const std::string &path) {
+    bool is_opaque(size_t parent, const std::string &path) const {
+        const std::string at = root_.path_of(parents_[parent], "fs") + path;
+        if (aufs_)
+            return ::faccessat(AT_FDCWD, (at + "/" + std::string(kAufsOpaque)).c_str(), F_OK,
+                               AT_SYMLINK_NOFOLLOW) == 0;
         char value[2] = {};
-        return ::lgetxattr(path.c_str(), "trusted.overlay.opaque", value, sizeof value) == 1 &&
-               value[0] == 'y';
+        return ::lgetxattr(at.c_str(), "trusted.overlay.opaque", value, sizeof value) == 1 && value[0] == 'y';
     }
 
-    const storage::LayerRoot &root_;
+    const LayerRoot &root_;
+    bool aufs_;
     const LayerIds &parents_;
     const Call &call_;
     ChangeReporter &out_;
@@ -189,10 +214,23 @@ class UpperWalk {
 
 } // namespace
 
-void overlay_changes(const storage::LayerRoot &root, const std::string &id, const LayerIds &parents,
-                     const Call &call, const std::function<void(const Change &)> &found) {
+void stacked_changes(const LayerRoot &root, gantry_whiteout whiteout, const std::string &id,
+                     const LayerIds &parents, const Call &call,
+                     const std::function<void(const Change &)> &found) {
     ChangeReporter reporter(found);
-    UpperWalk(root, id, parents, call, reporter).run();
+    UpperWalk(root, whiteout, id, parents, call, reporter).run();
 }
 
-} // namespace gantry
+StrayWhiteout stray_whiteouts(gantry_whiteout whiteout) {
+    if (whiteout == GANTRY_WHITEOUT_AUFS)
+        return [](int dir, const std::string &name, const struct stat &) {
+            if (!name.starts_with(kAufsPrefix)) return false;
+            remove_tree(dir, name);
+            return true;
+        };
+    return [](int dir, const std::string &name, const struct stat &st) {
+        return is_whiteout(st) && ::unlinkat(dir, name.c_str(), 0) == 0;
+    };
+}
+
+} // namespace gantry::storage
