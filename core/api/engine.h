@@ -38,6 +38,7 @@ struct Engine {
 /// Every route over `engine`, which is borrowed.
 std::shared_ptr<const Router> make_router(const Engine &engine);
 
+void add_info_routes(Router &router, const Engine &engine);
 void add_system_routes(Router &router, const Engine &engine);
 void add_container_routes(Router &router, const Engine &engine);
 void add_container_stream_routes(Router &router, const Engine &engine);

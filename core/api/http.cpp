@@ -177,6 +177,12 @@ bool Connection::read_until(std::string_view delimiter, size_t limit, int timeou
     }
 }
 
+int Connection::body_patience(const Request &request) const {
+    if (request.deadline_ == 0) return limits_.body_timeout_ms;
+    const int64_t left = request.deadline_ - monotonic_ms();
+    return int(std::clamp<int64_t>(left, 0, limits_.body_timeout_ms));
+}
+
 bool Connection::next(Request &request) {
     request = Request();
     if (wait_readable(limits_.idle_timeout_ms, true) != Ready::kData) return false;
@@ -230,15 +236,14 @@ size_t Request::read_body(void *data, size_t size) {
     Connection &c = *connection_;
     if (expect_continue_) {
         expect_continue_ = false;
-        c.send_all("HTTP/1.1 100 Continue\r\n\r\n");
+        c.send_all("HTTP/1.1 100 Continue\r\n\r\n", c.limits_.send_timeout_ms);
     }
     if (chunked_ && left_ == 0) {
         std::string line;
-        if (!first_chunk_ &&
-            (!c.read_until("\r\n", 2, c.limits_.body_timeout_ms, line, 400) || line != "\r\n"))
+        if (!first_chunk_ && (!c.read_until("\r\n", 2, c.body_patience(*this), line, 400) || line != "\r\n"))
             throw HttpError{400, "malformed request: bad chunk end"};
         first_chunk_ = false;
-        if (!c.read_until("\r\n", 1024, c.limits_.body_timeout_ms, line, 400))
+        if (!c.read_until("\r\n", 1024, c.body_patience(*this), line, 400))
             throw HttpError{400, "malformed request: the body ends early"};
         size_t digits = 0;
         for (; digits < line.size() && hex_digit(line[digits]) >= 0; ++digits) {
@@ -250,7 +255,7 @@ size_t Request::read_body(void *data, size_t size) {
         if (left_ == 0) { // last chunk: trailers are read and ignored
             size_t total = 0;
             do {
-                if (!c.read_until("\r\n", 8192, c.limits_.body_timeout_ms, line))
+                if (!c.read_until("\r\n", 8192, c.body_patience(*this), line))
                     throw HttpError{400, "malformed request: the body ends early"};
                 total += line.size();
             } while (line != "\r\n" && total < c.limits_.header_bytes);
@@ -259,7 +264,7 @@ size_t Request::read_body(void *data, size_t size) {
             return 0;
         }
     }
-    if (c.wait_readable(c.limits_.body_timeout_ms, false) != Connection::Ready::kData)
+    if (c.wait_readable(c.body_patience(*this), false) != Connection::Ready::kData)
         throw HttpError{408, "request timed out: no more of the body arrived"};
     size_t got = c.receive(data, size_t(std::min<uint64_t>(size, left_)));
     if (got == 0) throw HttpError{400, "malformed request: the body ends early"};
@@ -271,6 +276,8 @@ size_t Request::read_body(void *data, size_t size) {
 std::string Request::body_text(size_t limit) {
     if (!chunked_ && left_ > limit)
         throw HttpError{413, fmt::format("request body too large: the limit is {} bytes", limit)};
+    // A body that drips in byte by byte must not hold a thread for hours.
+    if (!body_ended_) deadline_ = monotonic_ms() + connection_->limits().json_timeout_ms;
     std::string out;
     char buffer[16384];
     while (size_t n = read_body(buffer, sizeof buffer)) {
@@ -295,14 +302,32 @@ bool Connection::finish(Request &request) {
     return true;
 }
 
-void Connection::send_all(std::string_view bytes) {
-    while (!bytes.empty()) {
-        ssize_t n = send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
-        if (n < 0) {
-            if (errno == EINTR) continue;
-            throw Error(ErrorClass::kUnavailable, "answer request: the client has gone", {}, errno);
+size_t Connection::send_some(std::string_view bytes) {
+    ssize_t n;
+    do
+        n = send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    while (n < 0 && errno == EINTR);
+    if (n >= 0) return size_t(n);
+    if (errno == EAGAIN || errno == EWOULDBLOCK) return 0;
+    throw Error(ErrorClass::kUnavailable, "answer request: the client has gone", {}, errno);
+}
+
+void Connection::send_all(std::string_view bytes, int timeout_ms) {
+    while (true) {
+        bytes.remove_prefix(send_some(bytes));
+        if (bytes.empty()) return;
+        // A stopping server waits for clients that read, not for those that sleep.
+        pollfd fds[2] = {{fd_.get(), POLLOUT, 0}, {stop_ ? stop_->fd() : -1, POLLIN, 0}};
+        int n;
+        do
+            n = poll(fds, 2, timeout_ms);
+        while (n < 0 && errno == EINTR);
+        if (n > 0 && !fds[0].revents) n = poll(fds, 1, std::min(timeout_ms, limits_.stop_timeout_ms));
+        if (n == 0) {
+            // The request is left in the middle: nothing may follow it on this connection.
+            shutdown(fd_.get(), SHUT_RDWR);
+            throw Error(ErrorClass::kUnavailable, "answer request: the client does not read");
         }
-        bytes.remove_prefix(size_t(n));
     }
 }
 
@@ -335,7 +360,7 @@ void Response::send(int status, std::string_view body, std::string_view content_
         out += "Connection: keep-alive\r\n";
     out += "\r\n";
     if (!bodyless && request_.method != "HEAD") out += body;
-    connection_.send_all(out);
+    connection_.send_all(out, connection_.limits().send_timeout_ms);
 }
 
 void Response::error(int status, const std::string &message) {
@@ -350,22 +375,34 @@ void Response::begin(int status, std::string_view content_type) {
     out += "Date: " + http_date() + "\r\n";
     out += request_.http10 ? "Connection: close\r\n" : "Transfer-Encoding: chunked\r\n";
     if (!request_.http10 && !request_.keep_alive) out += "Connection: close\r\n";
-    connection_.send_all(out + "\r\n");
+    connection_.send_all(out + "\r\n", connection_.limits().send_timeout_ms);
+}
+
+std::string Response::framed(std::string_view bytes) const {
+    if (request_.http10) return std::string(bytes);
+    std::string out = fmt::format("{:x}\r\n", bytes.size());
+    out += bytes;
+    out += "\r\n";
+    return out;
 }
 
 void Response::write(std::string_view bytes) {
     if (bytes.empty() || request_.method == "HEAD") return;
-    if (request_.http10) return connection_.send_all(bytes);
-    std::string out = fmt::format("{:x}\r\n", bytes.size());
-    out += bytes;
-    out += "\r\n";
-    connection_.send_all(out);
+    connection_.send_all(std::exchange(backlog_, {}) + framed(bytes), connection_.limits().stream_timeout_ms);
+}
+
+void Response::offer(std::string_view bytes) {
+    if (bytes.empty() || request_.method == "HEAD") return;
+    backlog_ += framed(bytes);
+    backlog_.erase(0, connection_.send_some(backlog_));
 }
 
 void Response::end() {
     if (ended_ || !streaming_) return;
     ended_ = true;
-    if (!request_.http10 && request_.method != "HEAD") connection_.send_all("0\r\n\r\n");
+    std::string last = std::exchange(backlog_, {});
+    if (!request_.http10 && request_.method != "HEAD") last += "0\r\n\r\n";
+    connection_.send_all(last, connection_.limits().send_timeout_ms);
 }
 
 UniqueFd Response::hijack(std::string_view content_type) {
@@ -375,7 +412,7 @@ UniqueFd Response::hijack(std::string_view content_type) {
     std::string out =
         fmt::format("HTTP/1.1 {}\r\nContent-Type: {}\r\n", upgrade ? "101 UPGRADED" : "200 OK", content_type);
     if (upgrade) out += "Connection: Upgrade\r\nUpgrade: tcp\r\n";
-    connection_.send_all(out + "\r\n");
+    connection_.send_all(out + "\r\n", connection_.limits().send_timeout_ms);
     return connection_.release();
 }
 

@@ -20,7 +20,11 @@ struct HttpLimits {
     size_t json_bytes = 8u << 20;
     int header_timeout_ms = 30'000;
     int idle_timeout_ms = 300'000; // between requests of a kept connection
-    int body_timeout_ms = 300'000; // without a single byte
+    int body_timeout_ms = 300'000; // of a streamed body, without a single byte
+    int json_timeout_ms = 60'000;  // for a whole body that is read into memory
+    // An answer of which the client takes no byte. Streams are more patient: people pause `logs | less`.
+    int send_timeout_ms = 30'000, stream_timeout_ms = 900'000;
+    int stop_timeout_ms = 2'000; // the same once the server stops
 };
 
 /// A request that cannot be served as HTTP; carries the status to answer before closing.
@@ -65,7 +69,8 @@ class Request {
     friend class Connection;
     Connection *connection_ = nullptr;
     bool chunked_ = false, body_ended_ = true, expect_continue_ = false, first_chunk_ = true;
-    uint64_t left_ = 0; // of the body, or of the present chunk
+    uint64_t left_ = 0;    // of the body, or of the present chunk
+    int64_t deadline_ = 0; // monotonic ms for the rest of the body; 0: only each wait is limited
 };
 
 class Response {
@@ -82,6 +87,9 @@ class Response {
     /// Head at once, then chunks; an HTTP/1.0 client gets the bytes until close.
     void begin(int status, std::string_view content_type);
     void write(std::string_view bytes); // throws Error(kUnavailable) when the client is gone
+    /// Like write(), but never waits: what the client does not take at once is kept for the next call.
+    void offer(std::string_view bytes);
+    size_t backlog() const noexcept { return backlog_.size(); }
     void end();
 
     /// The raw-stream head (101 UPGRADED when asked for, else 200), then the descriptor itself: the
@@ -97,9 +105,11 @@ class Response {
 
   private:
     std::string head(int status, std::string_view content_type) const;
+    std::string framed(std::string_view bytes) const;
     Connection &connection_;
     const Request &request_;
     std::vector<std::pair<std::string, std::string>> headers_;
+    std::string backlog_; // of offer()
     bool started_ = false, streaming_ = false, ended_ = false;
     int status_ = 0;
 };
@@ -113,7 +123,10 @@ class Connection {
     bool next(Request &request);
     /// After the answer: skips what the client still sends of its body; false: must be closed.
     bool finish(Request &request);
-    void send_all(std::string_view bytes); // throws Error(kUnavailable)
+    /// Throws Error(kUnavailable) when the client is gone or takes nothing for `timeout_ms`.
+    void send_all(std::string_view bytes, int timeout_ms);
+    /// Sends what fits into the socket's buffer now; returns how much that was.
+    size_t send_some(std::string_view bytes);
     UniqueFd release() { return std::move(fd_); }
     int fd() const noexcept { return fd_.get(); }
     bool hijacked() const noexcept { return !fd_; }
@@ -124,6 +137,8 @@ class Connection {
     friend class Request;
     enum class Ready { kData, kTimeout, kStop };
     Ready wait_readable(int timeout_ms, bool heed_stop);
+    /// At the time given; a request that reads into memory has one deadline for its whole body.
+    int body_patience(const Request &request) const;
     /// Reads up to and including `delimiter`, byte-exact. False at end of file with nothing read.
     bool read_until(std::string_view delimiter, size_t limit, int timeout_ms, std::string &out,
                     int too_long = 431);

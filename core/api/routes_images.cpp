@@ -22,17 +22,23 @@ namespace gantry::api {
 namespace {
 
 /// Progress lines of one answer: the head goes out with the first, so that an early error still has a
-/// status of its own.
+/// status of its own. Lines come from the threads that do the work, which must not wait for a client that
+/// does not read: steps are left out while it is behind, and it is given up when it stays so.
 class ProgressStream {
   public:
     ProgressStream(Exchange &exchange, CancelSource &cancel) : exchange_(exchange), cancel_(cancel) {}
 
-    void line(const json::object &object) {
+    /// A `step` is followed by others that say more.
+    void line(const json::object &object, bool step = false) {
         std::lock_guard lock(mutex_);
         if (gone_) return;
         try {
-            if (!exchange_.response.started()) exchange_.response.begin(200, "application/json");
-            exchange_.response.write(json::serialize(object) + "\r\n");
+            Response &response = exchange_.response;
+            if (!response.started()) response.begin(200, "application/json");
+            if (step && response.backlog() > 0) return;
+            response.offer(json::serialize(object) + "\r\n");
+            if (response.backlog() > kMaxBacklog)
+                throw Error(ErrorClass::kUnavailable, "send progress: the client does not read");
         } catch (const Error &) {
             // From a worker's thread: the pull is told through its cancellation, not by an exception.
             gone_ = true;
@@ -46,6 +52,7 @@ class ProgressStream {
     }
 
   private:
+    static constexpr size_t kMaxBacklog = 1u << 20;
     Exchange &exchange_;
     CancelSource &cancel_;
     std::mutex mutex_;
@@ -80,7 +87,7 @@ void pull(const Engine &engine, Exchange &x) {
                 line["progressDetail"] = std::move(detail);
                 line["id"] = p.id;
             }
-            stream.line(line);
+            stream.line(line, p.current > 0);
         });
     } catch (const Error &error) {
         if (!x.response.started()) throw;

@@ -1,15 +1,12 @@
-// /_ping, /version, /info, /events, /system/df, /auth.
+// /_ping, /events, /system/df, /auth.
 #include "core/api/dialect.h"
 #include "core/api/render.h"
-#include "core/base/files.h"
 #include "core/base/ids.h"
 #include "core/container/containers.h"
 #include "core/events/events.h"
 #include "core/image/images.h"
 #include "core/layer/layers.h"
-#include "core/network/networks.h"
 #include "core/plugin/host.h"
-#include "core/runtime/runtime.h"
 #include "core/volume/volumes.h"
 
 #include <gantry/error.hpp>
@@ -19,176 +16,12 @@
 #include <fmt/format.h>
 #include <set>
 #include <cstring>
-#include <sys/sysinfo.h>
-#include <sys/utsname.h>
-#include <unistd.h>
 
 namespace json = boost::json;
 
 namespace gantry::api {
 
 namespace {
-
-struct Machine {
-    std::string kernel, host, architecture, go_architecture, pretty_name, version_id;
-};
-
-Machine machine() {
-    Machine out;
-    utsname names{};
-    uname(&names);
-    out.kernel = names.release;
-    out.host = names.nodename;
-    out.architecture = names.machine;
-    out.go_architecture = out.architecture == "x86_64"    ? "amd64"
-                          : out.architecture == "aarch64" ? "arm64"
-                                                          : out.architecture;
-    bool found = false;
-    const std::string text = read_file_if("/etc/os-release", found, 64u << 10);
-    auto field = [&](const std::string &key) {
-        size_t at = text.starts_with(key + "=") ? 0 : text.find("\n" + key + "=");
-        if (at == text.npos) return std::string();
-        at = text.find('=', at) + 1;
-        std::string value = text.substr(at, text.find('\n', at) - at);
-        std::erase(value, '"');
-        return value;
-    };
-    out.pretty_name = field("PRETTY_NAME");
-    if (out.pretty_name.empty()) out.pretty_name = "Linux";
-    out.version_id = field("VERSION_ID");
-    return out;
-}
-
-void version(Exchange &x) {
-    const Machine m = machine();
-    const std::string newest = fmt::format("1.{}", kApiMinor), oldest = fmt::format("1.{}", kApiMinorOldest);
-    const json::object details{{"ApiVersion", newest},      {"Arch", m.go_architecture}, {"BuildTime", ""},
-                               {"Experimental", "false"},   {"GitCommit", ""},           {"GoVersion", ""},
-                               {"KernelVersion", m.kernel}, {"MinAPIVersion", oldest},   {"Os", "linux"}};
-    json::array components{
-        json::object{{"Name", "Engine"}, {"Version", GANTRY_VERSION}, {"Details", details}}};
-    reply(x, 200,
-          {{"Platform", {{"Name", "gantry"}}},
-           {"Components", std::move(components)},
-           {"Version", GANTRY_VERSION},
-           {"ApiVersion", newest},
-           {"MinAPIVersion", oldest},
-           {"GitCommit", ""},
-           {"GoVersion", ""},
-           {"Os", "linux"},
-           {"Arch", m.go_architecture},
-           {"KernelVersion", m.kernel},
-           {"Experimental", false},
-           {"BuildTime", ""}});
-}
-
-void info(const Engine &engine, Exchange &x) {
-    const Machine m = machine();
-    const auto &config = engine.settings->engine();
-    const Containers::Counts counts = engine.containers->counts();
-    struct sysinfo memory {};
-    sysinfo(&memory);
-    const std::string cgroup = engine.runtime->cgroup_version();
-    const std::string storage = engine.plugins->storage_name();
-    json::array status;
-    status.push_back(json::array{"Driver", json::string(storage)});
-    for (const PluginInfo &plugin : engine.plugins->list())
-        if (plugin.in_use && plugin.kind == GANTRY_KIND_STORAGE) {
-            status.push_back(json::array{"Plugin", json::string(plugin.file)});
-            status.push_back(json::array{"Version", json::string(plugin.version)});
-        }
-    json::object runtimes{
-        {"gantry", json::object{{"path", config.shim.empty() ? "gantry-shim" : config.shim}}}};
-    for (const auto &[name, path] : config.runtimes)
-        runtimes[name] = json::object{{"path", path}};
-    const std::string &registry = engine.settings->registry().default_registry;
-    const bool modern = cgroup == "2";
-    json::array network_names;
-    network_names.emplace_back(engine.plugins->network_name());
-    network_names.emplace_back("host");
-    network_names.emplace_back("null");
-    json::object index{
-        {"docker.io",
-         {{"Name", "docker.io"}, {"Mirrors", json::array()}, {"Secure", true}, {"Official", true}}}};
-    const json::object commit{{"ID", GANTRY_VERSION}, {"Expected", GANTRY_VERSION}};
-    json::object out{{"ID", engine.id},
-                     {"Containers", counts.running + counts.paused + counts.stopped},
-                     {"ContainersRunning", counts.running},
-                     {"ContainersPaused", counts.paused},
-                     {"ContainersStopped", counts.stopped},
-                     {"Images", engine.images->list().size()},
-                     {"Driver", storage},
-                     {"DriverStatus", std::move(status)},
-                     {"SystemStatus", nullptr},
-                     {"Plugins",
-                      {{"Volume", json::array{"local"}},
-                       {"Network", std::move(network_names)},
-                       {"Authorization", nullptr},
-                       {"Log", json::array{"json-file"}}}},
-                     {"MemoryLimit", true},
-                     {"SwapLimit", true},
-                     {"KernelMemory", false},
-                     {"KernelMemoryTCP", false},
-                     {"CpuCfsPeriod", true},
-                     {"CpuCfsQuota", true},
-                     {"CPUShares", true},
-                     {"CPUSet", true},
-                     {"PidsLimit", true},
-                     {"IPv4Forwarding", true},
-                     {"BridgeNfIptables", false},
-                     {"BridgeNfIp6tables", false},
-                     {"Debug", config.log_level == "debug"},
-                     {"NFd", 0},
-                     {"OomKillDisable", !modern},
-                     {"NGoroutines", 0},
-                     {"SystemTime", rfc3339(wall_ns())},
-                     {"LoggingDriver", "json-file"},
-                     {"CgroupDriver", "cgroupfs"},
-                     {"CgroupVersion", modern ? "2" : "1"},
-                     {"NEventsListener", 0},
-                     {"KernelVersion", m.kernel},
-                     {"OperatingSystem", m.pretty_name},
-                     {"OSVersion", m.version_id},
-                     {"OSType", "linux"},
-                     {"Architecture", m.architecture},
-                     {"IndexServerAddress",
-                      registry == "docker.io" ? "https://index.docker.io/v1/" : "https://" + registry + "/"},
-                     {"RegistryConfig",
-                      {{"AllowNondistributableArtifactsCIDRs", json::array()},
-                       {"AllowNondistributableArtifactsHostnames", json::array()},
-                       {"InsecureRegistryCIDRs", json::array{"127.0.0.0/8"}},
-                       {"IndexConfigs", std::move(index)},
-                       {"Mirrors", json::array()}}},
-                     {"NCPU", sysconf(_SC_NPROCESSORS_ONLN)},
-                     {"MemTotal", uint64_t(memory.totalram) * memory.mem_unit},
-                     {"GenericResources", nullptr},
-                     {"DockerRootDir", config.root},
-                     {"HttpProxy", ""},
-                     {"HttpsProxy", ""},
-                     {"NoProxy", ""},
-                     {"Name", m.host},
-                     {"Labels", json::array()},
-                     {"ExperimentalBuild", false},
-                     {"ServerVersion", GANTRY_VERSION},
-                     {"Runtimes", std::move(runtimes)},
-                     {"DefaultRuntime", config.default_runtime},
-                     {"Swarm",
-                      {{"NodeID", ""},
-                       {"NodeAddr", ""},
-                       {"LocalNodeState", "inactive"},
-                       {"ControlAvailable", false},
-                       {"Error", ""},
-                       {"RemoteManagers", nullptr}}},
-                     {"LiveRestoreEnabled", true},
-                     {"Isolation", ""},
-                     {"InitBinary", "gantry-shim"},
-                     {"ContainerdCommit", commit},
-                     {"RuncCommit", commit},
-                     {"InitCommit", commit},
-                     {"SecurityOptions", json::array{"name=seccomp,profile=default"}},
-                     {"Warnings", nullptr}};
-    reply(x, 200, out);
-}
 
 const std::vector<std::string> kEventFilters = {"config", "container", "daemon", "event",  "image",
                                                 "label",  "network",   "node",   "plugin", "scope",
@@ -339,8 +172,7 @@ void add_system_routes(Router &router, const Engine &e) {
         x.response.header("Swarm", "inactive");
         x.response.send(200, x.request.method == "HEAD" ? "" : "OK", "text/plain; charset=utf-8");
     });
-    router.add("GET", "/version", [](Exchange &x) { version(x); });
-    router.add("GET", "/info", [&e](Exchange &x) { info(e, x); });
+    add_info_routes(router, e);
     router.add("GET", "/events", [&e](Exchange &x) { events(e, x); });
     router.add("GET", "/system/df", [&e](Exchange &x) { disk_usage(e, x); });
     router.add("POST", "/auth", [&e](Exchange &x) { login(e, x); });

@@ -7,10 +7,13 @@
 #include <atomic>
 #include <cerrno>
 #include <condition_variable>
+#include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <grp.h>
+#include <map>
 #include <mutex>
 #include <poll.h>
 #include <pthread.h>
@@ -36,14 +39,37 @@ sockaddr_un address_of(const std::string &path) {
     return address;
 }
 
+/// systemd's socket activation: descriptor 3 listens already. Variables meant for another process (the pid
+/// differs) are somebody else's; what is meant for us but cannot be served is a mistake to tell.
 UniqueFd inherited_socket() {
     const char *pid = getenv("LISTEN_PID"), *fds = getenv("LISTEN_FDS");
     if (!pid || !fds || atoi(pid) != getpid() || atoi(fds) < 1) return {};
+    const int count = atoi(fds);
     unsetenv("LISTEN_PID");
     unsetenv("LISTEN_FDS");
     unsetenv("LISTEN_FDNAMES");
+    if (count > 1)
+        throw Error(
+            ErrorClass::kInvalidArgument,
+            fmt::format("listen on the sockets of systemd: {} were handed over, one is served", count),
+            "keep one ListenStream in gantry.socket");
+    UniqueFd fd(3);
+    int family = 0, listens = 0;
+    socklen_t size = sizeof family;
+    if (getsockopt(3, SOL_SOCKET, SO_DOMAIN, &family, &size) != 0 || family != AF_UNIX ||
+        getsockopt(3, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) != 0 || !listens)
+        throw Error(ErrorClass::kInvalidArgument,
+                    "listen on the socket of systemd: descriptor 3 is no listening unix socket",
+                    "set ListenStream in gantry.socket to a path");
     fcntl(3, F_SETFD, FD_CLOEXEC);
-    return UniqueFd(3);
+    return fd;
+}
+
+std::string path_of(const UniqueFd &listener) {
+    sockaddr_un address{};
+    socklen_t size = sizeof address;
+    if (getsockname(listener.get(), reinterpret_cast<sockaddr *>(&address), &size) != 0) return {};
+    return std::string(address.sun_path, strnlen(address.sun_path, size - offsetof(sockaddr_un, sun_path)));
 }
 
 UniqueFd bind_socket(const ServerSettings &settings) {
@@ -119,12 +145,48 @@ struct Server::Impl {
     UniqueFd listener;
     bool own_socket = false;
     std::mutex mutex;
-    std::condition_variable idle;
+    std::condition_variable left;
     unsigned connections = 0;
+    uint64_t turn = 0;
+    std::map<uint64_t, int> waiting; // connections between two requests, the longest waiting first
 
     void leave() {
         std::lock_guard lock(mutex);
-        if (--connections == 0) idle.notify_all();
+        --connections;
+        left.notify_all();
+    }
+
+    /// A place for one more connection. When all are taken, the one that has been silent for the longest
+    /// time gives way: HTTP allows to close between requests, and a client that only sits there must not
+    /// keep others out.
+    bool enter() {
+        std::unique_lock lock(mutex);
+        auto free = [&] { return connections < settings.max_connections; };
+        if (!free() && !waiting.empty()) {
+            shutdown(waiting.begin()->second, SHUT_RD);
+            waiting.erase(waiting.begin());
+            left.wait_for(lock, std::chrono::milliseconds(200), free);
+        }
+        if (!free()) return false;
+        ++connections;
+        return true;
+    }
+
+    bool next(Connection &connection, Request &request) {
+        uint64_t mine;
+        {
+            std::lock_guard lock(mutex);
+            waiting[mine = ++turn] = connection.fd();
+        }
+        struct Done { // before the descriptor can be closed and its number used again
+            Impl &impl;
+            uint64_t mine;
+            ~Done() {
+                std::lock_guard lock(impl.mutex);
+                impl.waiting.erase(mine);
+            }
+        } done{*this, mine};
+        return connection.next(request);
     }
 
     void serve(UniqueFd fd) {
@@ -135,7 +197,7 @@ struct Server::Impl {
                 bool keep = false;
                 Response response(connection, request);
                 try {
-                    if (!connection.next(request)) return;
+                    if (!next(connection, request)) return;
                     Exchange exchange{request, response, connection};
                     router->serve(exchange);
                     if (connection.hijacked()) return;
@@ -169,16 +231,22 @@ Server::Server(const ServerSettings &settings, std::shared_ptr<const Router> rou
     impl_->settings = settings;
     impl_->router = std::move(router);
     impl_->listener = inherited_socket();
-    if (!impl_->listener) {
+    if (impl_->listener) {
+        impl_->settings.socket_path = path_of(impl_->listener);
+    } else {
         impl_->listener = bind_socket(settings);
         impl_->own_socket = true;
     }
 }
 
-Server::~Server() {
+Server::~Server() { remove_socket(); }
+
+void Server::remove_socket() noexcept {
     // systemd's socket stays; ours must not look as if somebody listened.
     if (impl_->own_socket) unlink(impl_->settings.socket_path.c_str());
 }
+
+const std::string &Server::address() const { return impl_->settings.socket_path; }
 
 void Server::stop() noexcept { impl_->stop.cancel(); }
 
@@ -207,13 +275,7 @@ bool Server::run(int grace_ms) {
             if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) poll(&fds[1], 1, 100);
             continue;
         }
-        bool full;
-        {
-            std::lock_guard lock(impl_->mutex);
-            full = impl_->connections >= impl_->settings.max_connections;
-            if (!full) ++impl_->connections;
-        }
-        if (full) {
+        if (!impl_->enter()) {
             static const char kFull[] =
                 "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
                 "Content-Length: 35\r\nConnection: close\r\n\r\n{\"message\":\"too many connections\"}\n";
@@ -231,7 +293,7 @@ bool Server::run(int grace_ms) {
     pthread_attr_destroy(&attributes);
     impl_->listener.reset();
     std::unique_lock lock(impl_->mutex);
-    return impl_->idle.wait_for(lock, std::chrono::milliseconds(grace_ms),
+    return impl_->left.wait_for(lock, std::chrono::milliseconds(grace_ms),
                                 [&] { return impl_->connections == 0; });
 }
 

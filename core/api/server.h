@@ -1,5 +1,6 @@
 // The listening socket and a thread per connection. Blocking code is what attach, logs and pull are
-// naturally written in; a connection costs one small stack, and there are few (cap 1024).
+// naturally written in; a connection costs one small stack, and there are few (cap 1024; when it is reached,
+// the connection that has been idle for the longest time gives way).
 #pragma once
 
 #include "core/api/router.h"
@@ -24,6 +25,10 @@ class Server {
     /// Accepts until stop(); then lets requests end for `grace_ms`. False: some still run.
     bool run(int grace_ms);
     void stop() noexcept; // async-signal-safe
+    /// Where it listens: the configured path, or that of systemd's socket.
+    const std::string &address() const;
+    /// For an end without destructors; a socket that systemd owns stays.
+    void remove_socket() noexcept;
 
   private:
     struct Impl;

@@ -27,11 +27,36 @@ class NamedLocks {
         std::string name_;
     };
     Guard lock(const std::string &name, const CancelSource &cancel);
+    bool held(const std::string &name) const {
+        std::lock_guard lock(mutex_);
+        return held_.count(name) != 0;
+    }
 
   private:
-    std::mutex mutex_;
+    mutable std::mutex mutex_;
     std::condition_variable freed_;
     std::set<std::string> held_;
+};
+
+/// Who waits for a pull of the same image watches its progress meanwhile.
+class PullAudience {
+  public:
+    class Seat {
+      public:
+        Seat(PullAudience &owner, std::string image, const PullSink &sink);
+        ~Seat(); // no line arrives after it
+        Seat(const Seat &) = delete;
+
+      private:
+        PullAudience &owner_;
+        std::string image_;
+        const PullSink *sink_;
+    };
+    void show(const std::string &image, const PullProgress &progress);
+
+  private:
+    std::mutex mutex_; // held while sinks run: they do not wait for their clients
+    std::multimap<std::string, const PullSink *> seats_;
 };
 
 struct Images::Impl {
@@ -51,6 +76,7 @@ struct Images::Impl {
     std::condition_variable work_changed;
     int at_work = 0;
     bool sweeping = false, sweep_wanted = false;
+    PullAudience audience = {};
 
     class Work {
       public:

@@ -42,6 +42,27 @@ void check_platform(const ImageInfo &info, const Platform &wanted, bool given, c
 
 } // namespace
 
+PullAudience::Seat::Seat(PullAudience &owner, std::string image, const PullSink &sink)
+    : owner_(owner), image_(std::move(image)), sink_(&sink) {
+    std::lock_guard lock(owner_.mutex_);
+    owner_.seats_.emplace(image_, sink_);
+}
+
+PullAudience::Seat::~Seat() {
+    std::lock_guard lock(owner_.mutex_);
+    auto [at, end] = owner_.seats_.equal_range(image_);
+    while (at != end && at->second != sink_)
+        ++at;
+    if (at != end) owner_.seats_.erase(at);
+}
+
+void PullAudience::show(const std::string &image, const PullProgress &progress) {
+    std::lock_guard lock(mutex_);
+    auto [at, end] = seats_.equal_range(image);
+    for (; at != end; ++at)
+        (*at->second)(progress);
+}
+
 std::string Images::Impl::pull_one(const ImageReference &ref, const Platform &platform, bool platform_given,
                                    const std::optional<Credential> &credential, const CancelSource &cancel,
                                    const PullSink &sink) {
@@ -82,8 +103,19 @@ std::string Images::Impl::pull_one(const ImageReference &ref, const Platform &pl
             throw Error(ErrorClass::kUnsupported, "pull " + ref.familiar() + ": an index within an index");
     }
 
-    // The second pull of an image waits here and then finds everything done.
-    const auto only_one = locks.lock("image " + manifest_blob.digest, cancel);
+    // The second pull of an image waits here, sees what the first does, and then finds everything done.
+    const std::string turn = "image " + manifest_blob.digest;
+    std::optional<PullAudience::Seat> seat;
+    if (locks.held(turn)) {
+        sink({ref.digest.empty() ? ref.tag : ref.digest, "Waiting for another pull of this image", 0, 0});
+        seat.emplace(audience, turn, sink);
+    }
+    const auto only_one = locks.lock(turn, cancel);
+    seat.reset();
+    const PullSink shared = [&](const PullProgress &progress) {
+        sink(progress);
+        audience.show(turn, progress);
+    };
 
     // What is in it?
     const std::string config_json = fetch_small(context, manifest.config, false, kMaxConfigBytes, cancel);
@@ -99,7 +131,7 @@ std::string Images::Impl::pull_one(const ImageReference &ref, const Platform &pl
                         chain_id_of(i ? plan[i - 1].chain_id : std::string(), info.diff_ids[i])});
 
     sink({ref.digest.empty() ? ref.tag : ref.digest, "Pulling from " + ref.repository, 0, 0});
-    const std::string top_layer = pull_layers(context, plan, cancel, sink);
+    const std::string top_layer = pull_layers(context, plan, cancel, shared);
 
     // From here on the image is visible.
     Commit what;

@@ -5,8 +5,11 @@
 #include <gantry/error.hpp>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cstring>
 #include <fcntl.h>
+#include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -115,6 +118,127 @@ TEST_F(ServerTest, too_many_connections_are_told) {
     EXPECT_EQ(answer.size() - body, 35u);
     server.stop();
     loop.join();
+}
+
+/// A server on a thread of its own, stopped at the end whatever happened.
+struct Running {
+    Server server;
+    bool drained = false;
+    std::thread loop;
+    Running(const ServerSettings &settings, const std::shared_ptr<Router> &router)
+        : server(settings, router), loop([this] { drained = server.run(5000); }) {}
+    ~Running() { end(); }
+    bool end() {
+        server.stop();
+        if (loop.joinable()) loop.join();
+        return drained;
+    }
+};
+
+std::string read_some(const UniqueFd &fd) {
+    char buffer[4096];
+    const ssize_t n = recv(fd.get(), buffer, sizeof buffer, 0);
+    return std::string(buffer, n > 0 ? size_t(n) : 0);
+}
+
+TEST_F(ServerTest, a_silent_connection_gives_way_to_a_new_one) {
+    settings.max_connections = 1;
+    Running running(settings, router);
+    UniqueFd first = dial();
+    write_all(first.get(), "GET /_ping HTTP/1.1\r\nHost: h\r\n\r\n", "request");
+    EXPECT_NE(read_some(first).find("200 OK"), std::string::npos);
+    UniqueFd second = dial();
+    write_all(second.get(), "GET /_ping HTTP/1.1\r\nHost: h\r\n\r\n", "request");
+    EXPECT_NE(read_some(second).find("200 OK"), std::string::npos);
+    EXPECT_EQ(read_some(first), ""); // closed, not answered with rubbish
+}
+
+struct StuckTest : ServerTest {
+    void SetUp() override {
+        ServerTest::SetUp();
+        router->add("GET", "/flood", [](Exchange &x) {
+            x.response.begin(200, "application/json");
+            const std::string piece(64u << 10, 'x');
+            while (true)
+                x.response.write(piece);
+        });
+    }
+};
+
+TEST_F(StuckTest, a_client_that_does_not_read_is_given_up) {
+    settings.limits.stream_timeout_ms = 50;
+    settings.max_connections = 1;
+    Running running(settings, router);
+    UniqueFd stuck = dial();
+    write_all(stuck.get(), "GET /flood HTTP/1.1\r\nHost: h\r\n\r\n", "request");
+    // Its place is free again although it keeps its end open.
+    for (int i = 0; i < 200; ++i) {
+        UniqueFd other = dial();
+        const std::string ping = "GET /_ping HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+        (void)!send(other.get(), ping.data(), ping.size(),
+                    MSG_NOSIGNAL); // it may be refused and closed already
+        if (read_some(other).find("200 OK") != std::string::npos) return;
+        poll(nullptr, 0, 20);
+    }
+    FAIL() << "the thread of the stuck client never ended";
+}
+
+TEST_F(StuckTest, a_client_that_does_not_read_delays_no_stop) {
+    settings.limits.stop_timeout_ms = 50;
+    Running running(settings, router);
+    UniqueFd stuck = dial();
+    write_all(stuck.get(), "GET /flood HTTP/1.1\r\nHost: h\r\n\r\n", "request");
+    EXPECT_NE(read_some(stuck).find("200 OK"), std::string::npos);
+    EXPECT_TRUE(running.end());
+}
+
+TEST_F(ServerTest, an_unfinished_head_times_out) {
+    settings.limits.header_timeout_ms = 50;
+    Running running(settings, router);
+    UniqueFd client = dial();
+    write_all(client.get(), "GET /_ping HTTP/1.1\r\nX-Slow", "request");
+    EXPECT_NE(read_some(client).find("408"), std::string::npos);
+}
+
+TEST_F(ServerTest, a_dripping_body_times_out_as_a_whole) {
+    settings.limits.json_timeout_ms = 100;
+    router->add("POST", "/json",
+                [](Exchange &x) { x.response.send(200, x.request.body_json(), "text/plain"); });
+    Running running(settings, router);
+    for (const char *head : {"Content-Length: 1000\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n1000\r\n"}) {
+        UniqueFd client = dial();
+        write_all(client.get(), std::string("POST /json HTTP/1.1\r\nHost: h\r\n") + head, "request");
+        std::string answer;
+        pollfd ready{client.get(), POLLIN, 0};
+        for (int i = 0; i < 500 && answer.empty(); ++i) {
+            (void)!send(client.get(), "x", 1, MSG_NOSIGNAL);
+            if (poll(&ready, 1, 10) > 0) answer = read_some(client);
+        }
+        EXPECT_NE(answer.find("408"), std::string::npos) << head;
+    }
+}
+
+TEST_F(ServerTest, offered_bytes_wait_for_the_client_and_not_the_other_way_round) {
+    std::atomic<size_t> backlog = 0;
+    UniqueFd offered(eventfd(0, EFD_CLOEXEC));
+    router->add("GET", "/offer", [&](Exchange &x) {
+        x.response.begin(200, "text/plain");
+        for (int i = 0; i < 4096; ++i)
+            x.response.offer(std::string(1024, char('a' + i % 26)));
+        backlog = x.response.backlog();
+        eventfd_write(offered.get(), 1);
+    });
+    Running running(settings, router);
+    UniqueFd client = dial();
+    write_all(client.get(), "GET /offer HTTP/1.0\r\nHost: h\r\n\r\n", "request");
+    eventfd_t value;
+    ASSERT_EQ(eventfd_read(offered.get(), &value), 0); // comes before anything has been read
+    EXPECT_GT(backlog, 1u << 20);
+    const std::string answer = read_all(client.get(), 8u << 20, "answer");
+    const std::string body = answer.substr(answer.find("\r\n\r\n") + 4);
+    ASSERT_EQ(body.size(), 4096u * 1024);
+    for (int i = 0; i < 4096; ++i)
+        ASSERT_EQ(body[size_t(i) * 1024 + 512], char('a' + i % 26)) << i;
 }
 
 } // namespace
