@@ -188,8 +188,16 @@ json::object render_container(const Engine &engine, const ContainerInfo &info, b
                        {"Error", s.error},
                        {"StartedAt", rfc3339(s.started_ns)},
                        {"FinishedAt", rfc3339(s.finished_ns)}};
-    if (!s.health.empty())
-        state["Health"] = {{"Status", s.health}, {"FailingStreak", 0}, {"Log", json::array()}};
+    if (!s.health.empty()) {
+        json::array log;
+        for (const HealthResult &r : s.health_log)
+            log.push_back(json::object{{"Start", rfc3339(r.start_ns)},
+                                       {"End", rfc3339(r.end_ns)},
+                                       {"ExitCode", r.exit_code},
+                                       {"Output", r.output}});
+        state["Health"] = {
+            {"Status", s.health}, {"FailingStreak", s.health_failures}, {"Log", std::move(log)}};
+    }
     json::object out{{"Id", info.id},
                      {"Created", rfc3339(info.created_ns)},
                      {"Path", info.path},

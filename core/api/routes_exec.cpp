@@ -1,7 +1,6 @@
 // exec: create under /containers/X/exec, start, inspect and resize under /exec/E.
 #include "core/api/dialect.h"
 #include "core/api/render.h"
-#include "core/base/files.h"
 #include "core/container/containers.h"
 
 #include <gantry/error.hpp>
@@ -9,9 +8,6 @@
 #include <algorithm>
 #include <boost/json.hpp>
 #include <fmt/format.h>
-#include <mutex>
-#include <poll.h>
-#include <set>
 
 namespace json = boost::json;
 
@@ -78,64 +74,12 @@ void create(const Engine &engine, Exchange &x) {
     reply(x, 201, json::object{{"Id", engine.containers->exec_create(x.request.params[0], config)}});
 }
 
-/// Ids whose start is under way. A short command can be over, and its client asking for the exit code,
-/// before the engine has heard of either: the shim speaks to the client directly.
-class Starting {
-  public:
-    void add(const std::string &id) {
-        std::lock_guard lock(mutex_);
-        ids_.insert(id);
-    }
-    void drop(const std::string &id) {
-        std::lock_guard lock(mutex_);
-        if (auto found = ids_.find(id); found != ids_.end()) ids_.erase(found);
-    }
-    bool has(const std::string &id) {
-        std::lock_guard lock(mutex_);
-        return ids_.count(id) != 0;
-    }
-
-  private:
-    std::mutex mutex_;
-    std::multiset<std::string> ids_;
-};
-
-struct StartingScope {
-    Starting &starting;
-    std::string id;
-    StartingScope(Starting &set, std::string exec) : starting(set), id(std::move(exec)) { starting.add(id); }
-    ~StartingScope() { starting.drop(id); }
-};
-
-/// False for a zombie too: its exit code is on its way.
-bool alive(int pid) {
-    bool found = false;
-    const std::string stat = read_file_if(fmt::format("/proc/{}/stat", pid), found, 4096);
-    const size_t after_name = stat.rfind(')');
-    if (!found || after_name == stat.npos || after_name + 2 >= stat.size()) return false;
-    return stat[after_name + 2] != 'Z' && stat[after_name + 2] != 'X';
-}
-
-/// The state once it is settled: never "running" for a process that has ended. Bounded, as an exit that
-/// nobody reports must not hang a client.
-ExecInfo settled(const Engine &engine, Starting &starting, const std::string &id) {
-    for (int i = 0;; ++i) {
-        const bool under_way = starting.has(id);
-        ExecInfo info = engine.containers->exec_inspect(id);
-        const bool ended_unheard = info.running && (info.pid == 0 || !alive(info.pid));
-        if (i == 500 || info.exit_code || (!under_way && !ended_unheard)) return info;
-        if (under_way && info.running && !ended_unheard) return info;
-        poll(nullptr, 0, 4);
-    }
-}
-
-void start(const Engine &engine, Exchange &x, Starting &starting) {
+void start(const Engine &engine, Exchange &x) {
     const json::object body = body_object(x);
     const bool detach = boolean(body, "Detach");
     uint16_t height = 0, width = 0;
     console_size(body, height, width);
     const std::string &id = x.request.params[0];
-    StartingScope scope(starting, id);
     if (detach) {
         engine.containers->exec_start(id, UniqueFd(), true, height, width);
         return x.response.empty(200);
@@ -158,8 +102,8 @@ void start(const Engine &engine, Exchange &x, Starting &starting) {
     engine.containers->exec_start(id, std::move(connection), false, height, width);
 }
 
-void inspect(const Engine &engine, Exchange &x, Starting &starting) {
-    const ExecInfo info = settled(engine, starting, x.request.params[0]);
+void inspect(const Engine &engine, Exchange &x) {
+    const ExecInfo info = engine.containers->exec_inspect(x.request.params[0]);
     const ExecConfig &c = info.config;
     std::vector<std::string> arguments(c.cmd.begin() + (c.cmd.empty() ? 0 : 1), c.cmd.end());
     json::object process{{"tty", c.tty},
@@ -185,10 +129,9 @@ void inspect(const Engine &engine, Exchange &x, Starting &starting) {
 } // namespace
 
 void add_exec_routes(Router &router, const Engine &e) {
-    auto starting = std::make_shared<Starting>();
     router.add("POST", "/containers/{name}/exec", [&e](Exchange &x) { create(e, x); });
-    router.add("POST", "/exec/{id}/start", [&e, starting](Exchange &x) { start(e, x, *starting); });
-    router.add("GET", "/exec/{id}/json", [&e, starting](Exchange &x) { inspect(e, x, *starting); });
+    router.add("POST", "/exec/{id}/start", [&e](Exchange &x) { start(e, x); });
+    router.add("GET", "/exec/{id}/json", [&e](Exchange &x) { inspect(e, x); });
     router.add("POST", "/exec/{id}/resize", [&e](Exchange &x) {
         const int64_t h = parse_integer(x.request.arg("h"), 0, "h"),
                       w = parse_integer(x.request.arg("w"), 0, "w");

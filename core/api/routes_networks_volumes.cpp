@@ -96,19 +96,22 @@ void prune_volumes(const Engine &engine, Exchange &x) {
     // Since 1.42 named volumes are spared unless all is given.
     const bool named = x.request.api_minor < 42 || filters.boolean("all") == 1;
     json::array deleted;
+    uint64_t reclaimed = 0;
     for (const Volume &volume : engine.volumes->list()) {
         if (volume.users > 0 || (!volume.anonymous && !named)) continue;
         if (!filters.match_labels("label", volume.labels)) continue;
         if (filters.has("label!") && filters.match_labels("label!", volume.labels)) continue;
         try {
+            const uint64_t size = engine.volumes->size(volume.name);
             engine.volumes->remove(volume.name, false);
+            reclaimed += size;
             deleted.emplace_back(volume.name);
         } catch (const Error &error) {
             log_info("prune volume {}: {}", volume.name, error.message()); // taken meanwhile
         }
     }
     json::value names = deleted.empty() ? json::value(nullptr) : json::value(std::move(deleted));
-    reply(x, 200, {{"VolumesDeleted", std::move(names)}, {"SpaceReclaimed", 0}});
+    reply(x, 200, {{"VolumesDeleted", std::move(names)}, {"SpaceReclaimed", reclaimed}});
 }
 
 } // namespace

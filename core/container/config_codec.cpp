@@ -200,14 +200,20 @@ void read_config(const Reader &r, ContainerConfig &c) {
         h.number("Interval", health.interval_ns);
         h.number("Timeout", health.timeout_ns);
         h.number("StartPeriod", health.start_period_ns);
+        h.number("StartInterval", health.start_interval_ns);
         h.number_as("Retries", health.retries);
         for (const auto &[what, value] : {std::pair{"Interval", health.interval_ns},
                                           {"Timeout", health.timeout_ns},
-                                          {"StartPeriod", health.start_period_ns}}) {
+                                          {"StartPeriod", health.start_period_ns},
+                                          {"StartInterval", health.start_interval_ns}}) {
             if (value != 0 && value < 1000000) {
                 invalid(std::string(what) + " in Healthcheck cannot be less than one millisecond");
             }
         }
+        if (!health.test.empty() && health.test[0] != "NONE" && health.test[0] != "CMD" &&
+            health.test[0] != "CMD-SHELL")
+            invalid("Unknown type in Healthcheck.Test: \"" + health.test[0] +
+                    "\" (NONE, CMD and CMD-SHELL are known)");
         if (health.retries < 0) invalid("Retries in Healthcheck cannot be negative");
         c.healthcheck = health;
     }
@@ -558,6 +564,7 @@ json::object config_object(const ContainerConfig &c) {
         h["Interval"] = c.healthcheck->interval_ns;
         h["Timeout"] = c.healthcheck->timeout_ns;
         h["StartPeriod"] = c.healthcheck->start_period_ns;
+        if (c.healthcheck->start_interval_ns) h["StartInterval"] = c.healthcheck->start_interval_ns;
         h["Retries"] = c.healthcheck->retries;
         o["Healthcheck"] = std::move(h);
     }

@@ -58,22 +58,27 @@ struct Handle : Containers::WaitHandle {
     }
 };
 
-void require_running(Record &record, const std::string &verb) {
-    std::lock_guard lock(record.mutex);
-    if (!record.state.running || !record.task) {
-        conflict(verb.empty() ? "Container " + record.id + " is not running"
-                              : verb + ": Container " + record.id + " is not running");
-    }
-}
-
 } // namespace
+
+std::shared_ptr<Task> need_task(const Record &record, const std::string &prefix) {
+    if (!record.unreachable.empty()) {
+        throw Error(ErrorClass::kUnavailable,
+                    prefix + "Container " + record.id + " runs but cannot be reached: " + record.unreachable,
+                    "the engine keeps trying; ending its gantry-shim process ends the container");
+    }
+    if (!record.state.running || !record.task)
+        conflict(prefix + "Container " + record.id + " is not running");
+    return record.task;
+}
 
 Containers::Impl::Impl(const Parts &p) : parts(p) {
     make_directories(parts.config->root + "/containers", 0710);
     gate->impl = this;
     jobs = std::make_unique<Jobs>(4);
     exits = std::make_unique<Jobs>(2);
-    pool = std::make_unique<SandboxPool>(*parts.runtime, *parts.networks, parts.config->warm_sandboxes);
+    pool = std::make_unique<SandboxPool>(*parts.runtime, parts.networks, parts.config->warm_sandboxes);
+    lone_pool = std::make_unique<SandboxPool>(*parts.runtime, nullptr,
+                                              std::min<uint32_t>(1, parts.config->warm_sandboxes));
 }
 
 Containers::Impl::~Impl() {
@@ -84,6 +89,7 @@ Containers::Impl::~Impl() {
     jobs->stop();
     exits->stop();
     pool->stop();
+    lone_pool->stop();
 }
 
 RecordPtr Containers::Impl::find(const std::string &given) {
@@ -360,10 +366,7 @@ void Containers::kill(const std::string &name, const std::string &signal) {
     bool was_paused = false;
     {
         std::lock_guard lock(record->mutex);
-        if (!record->state.running || !record->task) {
-            conflict("Cannot kill container: " + name + ": Container " + record->id + " is not running");
-        }
-        task = record->task;
+        task = need_task(*record, "Cannot kill container: " + name + ": ");
         was_paused = record->state.paused;
         const auto &c = *record->config;
         if (number == 9 || number == (c.stop_signal.empty() ? 15 : parse_signal(c.stop_signal))) {
@@ -394,12 +397,11 @@ void Containers::kill(const std::string &name, const std::string &signal) {
 void Containers::pause(const std::string &name) {
     auto record = impl_->find(name);
     std::lock_guard operation(record->operation);
-    require_running(*record, "");
     std::shared_ptr<Task> task;
     {
         std::lock_guard lock(record->mutex);
+        task = need_task(*record);
         if (record->state.paused) conflict("Container " + record->id + " is already paused");
-        task = record->task;
     }
     task->pause(true);
     {
@@ -502,13 +504,11 @@ void Containers::rename(const std::string &name, const std::string &given) {
 
 void Containers::resize(const std::string &name, uint16_t height, uint16_t width) {
     auto record = impl_->find(name);
-    require_running(*record, "");
     std::shared_ptr<Task> task;
     {
         std::lock_guard lock(record->mutex);
-        task = record->task;
+        task = need_task(*record);
     }
-    if (!task) conflict("Container " + record->id + " is not running");
     task->resize(height, width);
     impl_->publish(*record, "resize", {{"height", std::to_string(height)}, {"width", std::to_string(width)}});
 }
@@ -521,7 +521,7 @@ void Containers::update(const std::string &name, const ContainerConfig &changed)
     {
         std::lock_guard lock(record->mutex);
         *next = *record->config;
-        if (record->state.running) task = record->task;
+        if (record->state.running) task = need_task(*record);
     }
     auto take = [](auto &to, const auto &from) {
         if (from) to = from;
@@ -626,10 +626,9 @@ Containers::Top Containers::top(const std::string &name, const std::string &ps_a
     std::shared_ptr<Task> task;
     {
         std::lock_guard lock(record->mutex);
-        if (!record->state.running || !record->task) conflict("Container " + record->id + " is not running");
+        task = need_task(*record);
         if (record->state.restarting)
             conflict("Container " + record->id + " is restarting, wait until the container is running");
-        task = record->task;
     }
     std::vector<std::string> words{"ps"};
     std::istringstream in(ps_args.empty() ? "-ef" : ps_args);

@@ -5,6 +5,7 @@
 #include "core/base/fd.h"
 #include "core/config/config.h"
 #include "core/container/config.h"
+#include "core/layer/layers.h"
 #include "core/network/networks.h"
 
 #include <cstdint>
@@ -25,13 +26,21 @@ class Networks;
 class Runtime;
 class Volumes;
 
+struct HealthResult {
+    int64_t start_ns = 0, end_ns = 0;
+    int exit_code = 0;  // -1: could not be run, or took too long
+    std::string output; // the first 4096 bytes
+};
+
 struct ContainerState {
     std::string status = "created"; // created running paused restarting removing exited dead
     bool running = false, paused = false, restarting = false, oom_killed = false, dead = false;
     int pid = 0, exit_code = 0, restart_count = 0;
     std::string error;
     int64_t started_ns = 0, finished_ns = 0;
-    std::string health; // "", "starting", "healthy", "unhealthy"
+    std::string health;                   // "", "starting", "healthy", "unhealthy"
+    int health_failures = 0;              // in a row
+    std::vector<HealthResult> health_log; // the last five, oldest first
 };
 
 struct MountPoint {
@@ -80,7 +89,7 @@ struct LogRecord {
 
 struct AttachRequestOptions {
     bool stdin_ = false, stdout_ = false, stderr_ = false, logs = false, stream = true;
-    std::string detach_keys; // "ctrl-p,ctrl-q"; "" : none
+    std::string detach_keys; // "ctrl-p,ctrl-q"; "" : Docker's default, on a terminal only
 };
 
 enum class WaitCondition { kNotRunning, kNextExit, kRemoved };
@@ -92,6 +101,28 @@ struct WaitResult {
 struct Created {
     std::string id;
     std::vector<std::string> warnings;
+};
+
+struct CommitRequest {
+    std::optional<ImageReference> ref;
+    std::string author, comment;
+    std::string overrides;            // a "Config" object of Docker's dialect; "" for none
+    std::vector<std::string> changes; // Dockerfile instructions
+    bool pause = true;                // freeze the processes meanwhile
+};
+
+/// What the archive calls say of a path.
+struct PathStat {
+    std::string name; // last component of what was asked for
+    uint64_t size = 0;
+    uint32_t mode = 0; // st_mode
+    int64_t mtime_ns = 0;
+    std::string link_target; // of a symlink, resolved within the container
+};
+
+struct ExtractOptions {
+    bool no_overwrite_dir_non_dir = false; // a directory and something else never replace each other
+    bool container_owner = false;          // what is written belongs to the container's user
 };
 
 /// Thread-safe. Names: full id, unique prefix, name with or without "/". kNotFound
@@ -158,8 +189,29 @@ class Containers {
     /// connection as Docker does, with exit code 126 or 127 kept for exec_inspect.
     void exec_start(const std::string &exec_id, UniqueFd connection, bool detach, uint16_t height,
                     uint16_t width);
+    /// Never "running" for a process that has ended: waits (2 s at most) for an exit that is on its way.
     ExecInfo exec_inspect(const std::string &exec_id);
     void exec_resize(const std::string &exec_id, uint16_t height, uint16_t width);
+
+    /// What differs from the image, sorted by path; not what the engine itself put there.
+    std::vector<Change> changes(const std::string &name);
+    /// A new image of the container's changes. Returns its id.
+    std::string commit(const std::string &name, const CommitRequest &request, const CancelSource &cancel);
+    /// The root file system as a tar; volumes and mounts are left out.
+    void export_tree(const std::string &name, const ByteSink &sink, const CancelSource &cancel);
+
+    // Files of running and stopped containers, as their processes see them: volumes and binds
+    // included. Links are followed within the container only, whatever its processes do meanwhile.
+    /// The path as asked for: a final symlink is shown, not followed. kNotFound.
+    PathStat stat_path(const std::string &name, const std::string &path);
+    /// The file, or the directory with everything below, as a tar whose names begin with the path's
+    /// last component. `begin` comes before the first byte.
+    void read_archive(const std::string &name, const std::string &path,
+                      const std::function<void(const PathStat &)> &begin, const ByteSink &sink,
+                      const CancelSource &cancel);
+    /// Extracts a tar (plain, gzip or zstd) into the directory at `path`.
+    void write_archive(const std::string &name, const std::string &path, const ExtractOptions &options,
+                       const ByteSource &source, const CancelSource &cancel);
 
     struct Counts {
         int running = 0, paused = 0, stopped = 0;

@@ -38,6 +38,7 @@ struct ExecRecord {
     std::shared_ptr<Task> task;
     std::string exit_path;
     bool starting = false;
+    std::condition_variable changed; // of info and starting
 };
 
 struct PendingAttach {
@@ -70,7 +71,8 @@ struct Record {
     std::list<std::shared_ptr<Waiter>> waiters;
     std::map<std::string, std::shared_ptr<ExecRecord>> execs;
     std::list<std::weak_ptr<UniqueFd>> end_signals; // of log followers
-    int health_failures = 0;
+    /// Set while it is said to run but its shim cannot be asked; adoption is tried again.
+    std::string unreachable;
 };
 using RecordPtr = std::shared_ptr<Record>;
 
@@ -89,7 +91,7 @@ struct Containers::Impl {
         Impl *impl = nullptr;
     };
     std::shared_ptr<Gate> gate = std::make_shared<Gate>();
-    std::unique_ptr<SandboxPool> pool;
+    std::unique_ptr<SandboxPool> pool, lone_pool; // with an endpoint on the default bridge; without any
     std::unique_ptr<Jobs> jobs;
     /// Exits only, which take no operation lock: jobs may all wait for a stop that waits for an exit.
     std::unique_ptr<Jobs> exits;
@@ -127,6 +129,11 @@ struct Containers::Impl {
     bool default_shape(const ContainerConfig &config) const;
     std::vector<AttachRequest> network_wishes(const Record &record, const ContainerConfig &config) const;
 
+    // shared_memory.cpp
+    std::string shm_path(const std::string &id) const;
+    void mount_shm(const std::string &id, const ContainerConfig &config);
+    void unmount_shm(const std::string &id) noexcept;
+
     // lifecycle.cpp
     void watch_exit(const RecordPtr &record, uint64_t run, const std::shared_ptr<Task> &task);
     void handle_exit(const RecordPtr &record, uint64_t run, const ExitStatus &status);
@@ -137,15 +144,39 @@ struct Containers::Impl {
               const WaitResult &result);
     void schedule_restart(const RecordPtr &record, uint64_t run, int64_t delay_ms);
 
+    // recovery.cpp
+    void take_over(const RecordPtr &record);
+    void retry_adoption(const RecordPtr &record, int64_t delay_ms);
+
+    // commit.cpp
+    std::vector<Change> changes(const Record &record) const;
+
+    // archive.cpp
+    class View;
+    /// The container's files as its processes see them, or would; `write` makes them changeable.
+    std::unique_ptr<View> view(const RecordPtr &record, bool write);
+
     // exec.cpp
+    std::shared_ptr<ExecRecord> find_exec(const std::string &exec_id, RecordPtr *record = nullptr);
     std::shared_ptr<Task> run_exec(const RecordPtr &record, ExecRecord &exec,
-                                   const std::function<void(Task &)> &before_start);
+                                   const std::function<void(Task &)> &before_start,
+                                   const std::function<void(StartExtras &)> &adjust = {});
+
+    // health.cpp
+    void begin_health(Record &record); // with record.mutex held
     void schedule_health(const RecordPtr &record, uint64_t run);
     void probe_health(const RecordPtr &record, uint64_t run);
+    void judge_health(const RecordPtr &record, uint64_t run, HealthResult result,
+                      const HealthcheckConfig &health);
 };
 
-/// "ctrl-p,ctrl-q" -> bytes; throws kInvalidArgument.
-std::string parse_detach_keys(const std::string &text);
+/// "ctrl-p,ctrl-q" -> bytes; throws kInvalidArgument. "" on a terminal: Docker's default.
+std::string parse_detach_keys(const std::string &text, bool tty);
+/// The client may have gone away, and the descriptor may be non-blocking: false, not an error.
+bool send_all(int fd, std::string_view bytes);
+/// The task of a running container; throws what clients get to see when there is none. `prefix` stands
+/// before "Container ID is not running". record.mutex is held.
+std::shared_ptr<Task> need_task(const Record &record, const std::string &prefix = "");
 /// adjective_surname.
 std::string random_name();
 /// Copies the content of one directory into an empty other, all attributes kept.

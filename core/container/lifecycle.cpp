@@ -1,5 +1,4 @@
-// What happens when a process ends: recording, clean-up, restart by policy, removal, and the recovery
-// of all of that at the engine's start.
+// What happens when a process ends: recording, clean-up, restart by policy, removal.
 #include "core/container/containers_impl.h"
 
 #include "core/base/files.h"
@@ -58,7 +57,7 @@ void Containers::Impl::fire(const RecordPtr &record, std::initializer_list<WaitC
 }
 
 void Containers::Impl::handle_exit(const RecordPtr &record, uint64_t run, const ExitStatus &status) {
-    bool again = false, auto_remove = false, ports = false, kill_rest = false;
+    bool again = false, auto_remove = false, ports = false, kill_rest = false, shm = false;
     int64_t delay = 0;
     WaitResult result;
     std::shared_ptr<Task> task;
@@ -86,7 +85,8 @@ void Containers::Impl::handle_exit(const RecordPtr &record, uint64_t run, const 
         state.oom_killed = status.oom_killed;
         state.error = status.error;
         state.pid = 0;
-        state.health.clear();
+        if (!state.health.empty()) state.health = "unhealthy"; // as dockerd has it; the log stays
+        record->unreachable.clear();
         record->finishing = true;
         task.swap(record->task);
         record->spec.reset();
@@ -94,6 +94,7 @@ void Containers::Impl::handle_exit(const RecordPtr &record, uint64_t run, const 
             ports = ports || !endpoint.ports.empty();
         record->endpoints.clear();
         kill_rest = !c.pid_mode.empty();
+        shm = c.ipc_mode == "shareable";
         result = {code, status.error};
         ends.swap(record->end_signals);
     }
@@ -106,6 +107,7 @@ void Containers::Impl::handle_exit(const RecordPtr &record, uint64_t run, const 
     };
     // Without a pid namespace of its own the container's other processes outlive the first.
     if (kill_rest && task) guarded("end processes", [&] { task->kill_all(9); });
+    if (shm) unmount_shm(record->id);
     guarded("record exit", [&] { save_state(*record); });
     if (status.oom_killed) publish(*record, "oom");
     publish(*record, "die", {{"exitCode", std::to_string(result.status)}});
@@ -207,6 +209,7 @@ bool Containers::Impl::end_locked(const RecordPtr &record, int signal, int timeo
     auto ended = [&] { return (!record->state.running && !record->finishing) || record->removed; };
     {
         std::unique_lock lock(record->mutex);
+        if (record->state.running) need_task(*record);
         record->manual_stop = true;
         if (!record->state.running) {
             was_restarting = record->state.restarting;
@@ -317,140 +320,6 @@ void Containers::Impl::remove_locked(const RecordPtr &record, bool volumes) {
     record->changed.notify_all();
     publish(*record, "destroy");
     fire(record, {WaitCondition::kRemoved, WaitCondition::kNextExit, WaitCondition::kNotRunning}, result);
-}
-
-std::vector<std::string> Containers::live_owners() {
-    impl_->load();
-    std::vector<std::string> owners;
-    for (const auto &record : impl_->all()) {
-        if (!record->state.running) continue;
-        try {
-            record->task =
-                impl_->parts.runtime->adopt(record->sandbox_id, impl_->directory(record->id) + "/exit");
-        } catch (const Error &error) {
-            log_warn("adopt container {}: {}", record->id, error.message());
-        }
-        if (record->task && !record->task->exit_status()) owners.push_back(record->id);
-    }
-    return owners;
-}
-
-void Containers::recover() {
-    impl_->load();
-    auto &impl = *impl_;
-    std::vector<std::string> sandboxes;
-    std::vector<RecordPtr> restart;
-    for (const auto &record : impl.all()) {
-        std::lock_guard operation(record->operation);
-        if (record->state.status == "removing") {
-            try {
-                impl.remove_locked(record, record->config->auto_remove);
-            } catch (const std::exception &error) {
-                log_error("finish removal of container {}: {}", record->id, error.what());
-            }
-            continue;
-        }
-        const auto &c = *record->config;
-        if (record->state.running && !record->task) {
-            try {
-                record->task =
-                    impl.parts.runtime->adopt(record->sandbox_id, impl.directory(record->id) + "/exit");
-            } catch (const std::exception &error) {
-                log_warn("adopt container {}: {}", record->id, error.what());
-            }
-        }
-        if (record->state.running && record->task && !record->task->exit_status()) {
-            sandboxes.push_back(record->sandbox_id);
-            const uint64_t run = ++record->run;
-            record->endpoints = impl.parts.networks->endpoints_of(record->id);
-            try {
-                SpecInput input;
-                input.id = record->id;
-                input.config = record->config.get();
-                input.mounts = record->mounts;
-                input.cgroup_parent = impl.parts.config->cgroup_parent;
-                input.user = impl.resolve_container_user(*record, c, {});
-                auto spec = std::make_shared<RuntimeSpec>(build_spec(input));
-                spec->cgroups_path =
-                    spec->cgroups_path.substr(0, spec->cgroups_path.rfind('/') + 1) + record->sandbox_id;
-                record->spec = spec;
-            } catch (const std::exception &error) {
-                log_warn("rebuild document of container {}: {}", record->id, error.what());
-            }
-            impl.watch_exit(record, run, record->task);
-            continue;
-        }
-        const bool ended_now = record->state.running;
-        if (ended_now) {
-            auto &state = record->state;
-            std::optional<ExitStatus> status;
-            if (record->task) status = record->task->exit_status();
-            state.running = state.paused = false;
-            state.status = "exited";
-            state.exit_code = status ? status->code : 255; // 255: nobody saw it end, the machine went down
-            state.oom_killed = status && status->oom_killed;
-            state.finished_ns = status && status->finished_ns ? status->finished_ns : wall_ns();
-            if (status) state.error = status->error;
-            record->task.reset();
-            impl.save_state(*record);
-            impl.publish(*record, "die", {{"exitCode", std::to_string(state.exit_code)}});
-        }
-        if (record->state.status == "restarting") record->state.status = "exited";
-        if (c.auto_remove) {
-            try {
-                impl.remove_locked(record, true);
-            } catch (const std::exception &error) {
-                log_error("remove container {}: {}", record->id, error.what());
-            }
-            continue;
-        }
-        const bool ran = record->state.started_ns != 0;
-        if (ran &&
-            (c.restart_policy == "always" || (c.restart_policy == "unless-stopped" && !record->manual_stop) ||
-             (c.restart_policy == "on-failure" && !record->manual_stop && record->state.exit_code != 0))) {
-            restart.push_back(record);
-        }
-    }
-    try {
-        impl.parts.runtime->sweep(sandboxes);
-    } catch (const std::exception &error) {
-        log_error("sweep sandboxes: {}", error.what());
-    }
-    // Writable layers and directories whose container was deleted when the engine was killed.
-    std::vector<std::string> layers;
-    impl.parts.db->transact([&](Db &d) {
-        auto s = d.prepare("SELECT id FROM layer l WHERE chain_id IS NULL AND state = 'ready'"
-                           " AND NOT EXISTS (SELECT 1 FROM container c WHERE c.layer = l.id)"
-                           " AND NOT EXISTS (SELECT 1 FROM image i WHERE i.top_layer = l.id)"
-                           " AND NOT EXISTS (SELECT 1 FROM layer k WHERE k.parent = l.id)");
-        while (s.step())
-            layers.push_back(s.text(0));
-    });
-    for (const auto &layer : layers) {
-        try {
-            impl.parts.layers->remove(layer);
-        } catch (const std::exception &error) {
-            log_warn("remove orphaned layer {}: {}", layer, error.what());
-        }
-    }
-    for (const auto &name : list_directory(impl.parts.config->root + "/containers")) {
-        bool known;
-        {
-            std::lock_guard lock(impl.mutex);
-            known = impl.by_id.count(name) != 0;
-        }
-        if (!known) remove_tree(impl.directory(name));
-    }
-    impl.pool->start();
-    for (const auto &record : restart) {
-        {
-            std::lock_guard lock(record->mutex);
-            record->manual_stop = false;
-            record->state.restarting = true;
-            record->state.status = "restarting";
-        }
-        impl.schedule_restart(record, record->run, 0);
-    }
 }
 
 } // namespace gantry

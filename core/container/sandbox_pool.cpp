@@ -1,5 +1,6 @@
 // See sandbox_pool.h. A failure to make one (no bridge, no cgroup) must not spin or fill the log: the
-// delay doubles to a minute, and starts fall back to the cold path which reports the error.
+// delay doubles to a minute, one cause is logged once, and starts fall back to the cold path, which
+// reports the error.
 #include "core/container/sandbox_pool.h"
 
 #include "core/base/ids.h"
@@ -11,13 +12,14 @@
 
 namespace gantry {
 
-SandboxPool::SandboxPool(Runtime &runtime, Networks &networks, uint32_t size)
+SandboxPool::SandboxPool(Runtime &runtime, Networks *networks, uint32_t size)
     : runtime_(runtime), networks_(networks), size_(size) {}
 
 SandboxPool::~SandboxPool() { stop(); }
 
 void SandboxPool::start() {
-    if (size_ > 0 && !thread_.joinable()) thread_ = std::thread([this] { run(); });
+    std::lock_guard lock(mutex_);
+    if (size_ > 0 && !stopped_ && !thread_.joinable()) thread_ = std::thread([this] { run(); });
 }
 
 void SandboxPool::stop() {
@@ -28,15 +30,19 @@ void SandboxPool::stop() {
     changed_.notify_all();
     if (thread_.joinable()) thread_.join();
     for (auto &warm : ready_) {
-        const std::string id = warm.sandbox->id();
-        try {
-            networks_.detach_all(id);
-        } catch (const std::exception &error) {
-            log_warn("detach warm sandbox {}: {}", id, error.what());
-        }
+        detach(warm.sandbox->id());
         warm.sandbox.reset();
     }
     ready_.clear();
+}
+
+void SandboxPool::detach(const std::string &id) noexcept {
+    try {
+        if (networks_) networks_->detach_all(id);
+    } catch (const std::exception &error) {
+        // The engine's next start detaches endpoints whose owner is gone.
+        log_warn("detach warm sandbox {}: {}", id, error.what());
+    }
 }
 
 std::optional<WarmSandbox> SandboxPool::take() {
@@ -56,18 +62,20 @@ std::optional<WarmSandbox> SandboxPool::make() {
     try {
         WarmSandbox warm;
         warm.sandbox = runtime_.prepare(id, {});
-        AttachRequest request;
-        request.owner = id;
-        request.netns_fd = warm.sandbox->netns_fd();
-        warm.endpoint = networks_.attach(request);
+        if (networks_) {
+            AttachRequest request;
+            request.owner = id;
+            request.netns_fd = warm.sandbox->netns_fd();
+            warm.endpoint = networks_->attach(request);
+        }
+        if (!complaint_.empty()) log_info("warm sandboxes can be prepared again");
+        complaint_.clear();
         return warm;
     } catch (const std::exception &error) {
-        log_warn("prepare warm sandbox: {}", error.what());
-        try {
-            networks_.detach_all(id);
-        } catch (const std::exception &) {
-            // The engine's next start detaches endpoints whose owner is gone.
-        }
+        if (complaint_ != error.what())
+            log_warn("prepare warm sandbox: {} (starts are slower until that is mended)", error.what());
+        complaint_ = error.what();
+        detach(id);
         return std::nullopt;
     }
 }

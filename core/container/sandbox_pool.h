@@ -1,5 +1,5 @@
-// Sandboxes of the default shape kept ready with an endpoint on the default bridge: most of a start's
-// cost is namespaces, cgroup and link, and none of it depends on the container.
+// Sandboxes of the default shape kept ready, with an endpoint on the default bridge or without any: most
+// of a start's cost is namespaces, cgroup and link, and none of it depends on the container.
 #pragma once
 
 #include "core/network/networks.h"
@@ -16,28 +16,31 @@ namespace gantry {
 
 struct WarmSandbox {
     std::unique_ptr<Sandbox> sandbox;
-    Endpoint endpoint;
+    std::optional<Endpoint> endpoint;
 };
 
 class SandboxPool {
   public:
-    SandboxPool(Runtime &runtime, Networks &networks, uint32_t size);
+    /// Without `networks`, sandboxes have a loopback device only.
+    SandboxPool(Runtime &runtime, Networks *networks, uint32_t size);
     ~SandboxPool();
-    void start();
-    void stop(); // ends what is kept
+    void start(); // idempotent
+    void stop();  // ends what is kept
     /// One if there is one, at once.
     std::optional<WarmSandbox> take();
 
   private:
     void run();
     std::optional<WarmSandbox> make();
+    void detach(const std::string &id) noexcept;
     Runtime &runtime_;
-    Networks &networks_;
+    Networks *networks_;
     const uint32_t size_;
     std::mutex mutex_;
     std::condition_variable changed_;
     std::deque<WarmSandbox> ready_;
     bool stopped_ = false;
+    std::string complaint_; // what was logged last
     std::thread thread_;
 };
 

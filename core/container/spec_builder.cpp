@@ -157,7 +157,7 @@ void add_mounts(const SpecInput &in, RuntimeSpec &spec) {
         }
     }
 
-    const int64_t shm = c.shm_size ? c.shm_size : int64_t{64} << 20;
+    const int64_t shm = c.shm_size ? c.shm_size : kDefaultShmSize;
     std::vector<SpecMount> defaults = {
         {"/proc", "proc", "proc", {"nosuid", "noexec", "nodev"}},
         {"/dev", "tmpfs", "tmpfs", {"nosuid", "strictatime", "mode=755", "size=65536k"}},
@@ -262,7 +262,10 @@ void merge_image(ContainerConfig &c, const ImageConfig &image) {
         if (std::find(c.volumes.begin(), c.volumes.end(), path) == c.volumes.end()) c.volumes.push_back(path);
     }
     if (c.stop_signal.empty()) c.stop_signal = image.stop_signal;
-    if (image.healthcheck) {
+    auto known_probe = [](const HealthcheckConfig &h) {
+        return h.test.empty() || h.test[0] == "NONE" || h.test[0] == "CMD" || h.test[0] == "CMD-SHELL";
+    };
+    if (image.healthcheck && known_probe(*image.healthcheck)) { // dockerd ignores what it does not know
         if (!c.healthcheck) {
             c.healthcheck = image.healthcheck;
         } else {
@@ -271,6 +274,7 @@ void merge_image(ContainerConfig &c, const ImageConfig &image) {
             if (!h.interval_ns) h.interval_ns = image.healthcheck->interval_ns;
             if (!h.timeout_ns) h.timeout_ns = image.healthcheck->timeout_ns;
             if (!h.start_period_ns) h.start_period_ns = image.healthcheck->start_period_ns;
+            if (!h.start_interval_ns) h.start_interval_ns = image.healthcheck->start_interval_ns;
             if (!h.retries) h.retries = image.healthcheck->retries;
         }
     }

@@ -25,6 +25,8 @@ struct SpecInput {
     UserIds user;
 };
 
+constexpr int64_t kDefaultShmSize = int64_t{64} << 20;
+
 /// Private modes as Docker has them: what needs a namespace of its own.
 struct NamespaceWish {
     bool network = true, pid = true, ipc = true, uts = true, cgroup = true;

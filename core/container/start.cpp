@@ -57,9 +57,10 @@ bool loopback(const std::string &address) { return address.starts_with("127.") |
 } // namespace
 
 bool Containers::Impl::default_shape(const ContainerConfig &c) const {
-    if (!namespace_wish(c).is_default() || !is_default_bridge(c.network_mode)) return false;
-    if (!c.pid_mode.empty() || joins_container(c.ipc_mode) || !c.mac_address.empty()) return false;
+    if (!namespace_wish(c).is_default() || !c.pid_mode.empty() || joins_container(c.ipc_mode)) return false;
     if (!c.cgroup_parent.empty() || !runtime_path(c.runtime).empty()) return false;
+    if (c.network_mode == "none") return true;
+    if (!is_default_bridge(c.network_mode) || !c.mac_address.empty()) return false;
     return c.networks.empty() ||
            (c.networks.size() == 1 && is_default_bridge(c.networks[0].name) && plain(c.networks[0]));
 }
@@ -261,7 +262,26 @@ void Containers::Impl::start_locked(const RecordPtr &record) {
         const RecordPtr net_of = join(c.network_mode, "network");
         if (net_of) input.network_path = namespace_path(net_of, "net");
         if (auto other = join(c.pid_mode, "PID")) input.pid_path = namespace_path(other, "pid");
-        if (auto other = join(c.ipc_mode, "IPC")) input.ipc_path = namespace_path(other, "ipc");
+        if (auto other = join(c.ipc_mode, "IPC")) {
+            std::string theirs;
+            {
+                std::lock_guard lock(other->mutex);
+                theirs = other->config->ipc_mode;
+            }
+            if (theirs != "shareable") {
+                throw Error(ErrorClass::kFailedPrecondition,
+                            "cannot join IPC of container " + other->id +
+                                ": non-shareable IPC (hint: use "
+                                "IpcMode:shareable for the donor container)",
+                            "start it with --ipc shareable");
+            }
+            input.ipc_path = namespace_path(other, "ipc");
+            input.shm_source = shm_path(other->id);
+        }
+        if (c.ipc_mode == "shareable") {
+            mount_shm(record->id, c);
+            input.shm_source = shm_path(record->id);
+        }
         for (const auto &point : input.mounts) {
             if (point.type != "bind" || path_exists(point.source)) continue;
             const bool create = std::any_of(c.mounts.begin(), c.mounts.end(), [&](const auto &m) {
@@ -278,11 +298,16 @@ void Containers::Impl::start_locked(const RecordPtr &record) {
         // Network and sandbox: a warm one has both.
         auto wishes = network_wishes(*record, c);
         if (default_shape(c)) {
-            if (auto warm = pool->take()) {
+            const bool lone = c.network_mode == "none";
+            // One is kept for "none" as soon as somebody has asked for it.
+            if (lone) lone_pool->start();
+            if (auto warm = (lone ? lone_pool : pool)->take()) {
                 sandbox = std::move(warm->sandbox);
-                parts.networks->adopt(warm->endpoint.id, record->id);
-                warm->endpoint.owner = record->id;
-                endpoints.push_back(std::move(warm->endpoint));
+                if (warm->endpoint) {
+                    parts.networks->adopt(warm->endpoint->id, record->id);
+                    warm->endpoint->owner = record->id;
+                    endpoints.push_back(std::move(*warm->endpoint));
+                }
             }
         }
         const std::string external = runtime_path(c.runtime);
@@ -296,7 +321,11 @@ void Containers::Impl::start_locked(const RecordPtr &record) {
         sandbox_id = sandbox->id();
         if (!endpoints.empty()) {
             const auto wanted = port_bindings(c);
-            if (!wanted.empty()) endpoints[0].ports = parts.networks->publish(endpoints[0].id, wanted);
+            // On the endpoint that has the default route, as the answers leave through that one.
+            auto way_out = std::find_if(endpoints.begin(), endpoints.end(),
+                                        [](const auto &e) { return !e.info.ipv4_gateway.empty(); });
+            if (way_out == endpoints.end()) way_out = endpoints.begin();
+            if (!wanted.empty()) way_out->ports = parts.networks->publish(way_out->id, wanted);
         }
 
         if (net_of) {
@@ -372,10 +401,7 @@ void Containers::Impl::start_locked(const RecordPtr &record) {
             state.error.clear();
             state.started_ns = wall_ns();
             state.finished_ns = 0;
-            state.health = c.healthcheck && !c.healthcheck->test.empty() && c.healthcheck->test[0] != "NONE"
-                               ? "starting"
-                               : "";
-            record->health_failures = 0;
+            begin_health(*record);
             record->task = task;
             record->spec = spec;
             record->endpoints = std::move(endpoints);
@@ -387,6 +413,7 @@ void Containers::Impl::start_locked(const RecordPtr &record) {
         schedule_health(record, run);
     } catch (const Error &error) {
         sandbox.reset();
+        if (c.ipc_mode == "shareable") unmount_shm(record->id);
         try {
             parts.networks->detach_all(record->id);
         } catch (const std::exception &second) {

@@ -5,6 +5,7 @@
 #include "core/config/config.h"
 
 #include <gantry/registry.hpp>
+#include <gantry/storage.hpp>
 
 #include <cstdint>
 #include <functional>
@@ -35,7 +36,7 @@ ImageReference parse_reference(const std::string &text, const std::string &defau
 
 struct HealthcheckConfig {
     std::vector<std::string> test;
-    int64_t interval_ns = 0, timeout_ns = 0, start_period_ns = 0;
+    int64_t interval_ns = 0, timeout_ns = 0, start_period_ns = 0, start_interval_ns = 0;
     int retries = 0;
 };
 
@@ -82,6 +83,18 @@ struct Deleted {
     std::string untagged, deleted; // one of both
 };
 
+/// docker commit, as seen from the image.
+struct ImageCommit {
+    std::string parent;          // image id of the container's image; "" for none
+    std::string layer;           // the container's own
+    std::vector<Change> changes; // of that layer, without what the engine itself put there
+    std::string config;          // the container's "Config" object, Docker's JSON
+    std::string overrides;       // the same dialect; what is set there replaces it. "" for none
+    std::vector<std::string> instructions; // Dockerfile lines, applied last
+    std::string author, comment, created_by;
+    std::optional<ImageReference> ref;
+};
+
 /// Thread-safe.
 class Images {
   public:
@@ -107,6 +120,8 @@ class Images {
                        const std::optional<ImageReference> &ref, const std::string &message,
                        const std::vector<std::string> &changes, const std::string &platform,
                        const CancelSource &cancel);
+    /// Makes an image of a container's changes: one new layer that holds them alone. Returns its id.
+    std::string commit(const ImageCommit &what, const CancelSource &cancel);
     void mark_used(const std::string &id);
     const RegistryConfig &config() const;
     void recover();

@@ -264,6 +264,7 @@ ImageInfo parse_config(std::string_view text) {
         health.interval_ns = integer_of(*h, "Interval");
         health.timeout_ns = integer_of(*h, "Timeout");
         health.start_period_ns = integer_of(*h, "StartPeriod");
+        health.start_interval_ns = integer_of(*h, "StartInterval");
         health.retries = static_cast<int>(std::min<int64_t>(integer_of(*h, "Retries"), 1000));
         if (!health.test.empty()) c.healthcheck = health;
     }

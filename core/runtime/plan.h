@@ -197,12 +197,12 @@ enum Command : uint32_t {
     kStart,       // fd: plan
     kAttach,      // fd: connection; a: AttachFlag; text: detach keys
     kResize,      // a: rows, b: columns
-    kKill,        // a: signal
+    kKill,        // a: signal, b: 1 for the whole process group
     kStatus,
     kEnd,        // ends a sandbox that was not started
-    kReady = 32, // a: pid; fds: pidfd, network namespace
-    kStarted,    // a: pid, b: 1 for an exec; fds as kReady (also the answer to kStatus)
-    kFailed,     // a: gantry_status, b: errno; text
+    kReady = 32, // a: pid, time: the shim's own; fds: pidfd, network namespace
+    kStarted,    // as kReady, b: 1 for an exec (also the answer to kStatus)
+    kFailed,     // a: gantry_status, b: errno; text. To kStatus, a: pid of a process not yet running, or 0
     kExited,     // a: wait status, b: 1 oom; time
 };
 enum AttachFlag : uint32_t { kAttachIn = 1, kAttachOut = 2, kAttachErr = 4, kAttachFramed = 8 };

@@ -36,6 +36,7 @@ namespace gantry {
 namespace {
 
 constexpr int kStartTimeoutMs = 60000;
+constexpr int kStatusTimeoutMs = 2000; // a shim answers in microseconds unless it is stopped
 
 struct Packet {
     plan::Message message{};
@@ -214,6 +215,7 @@ class TaskImpl : public Task {
         }
         if (!any) kill(signal);
     }
+    void kill_group(int signal) override { send(plan::kKill, uint32_t(signal), 1, "", {}); }
     void pause(bool frozen) override { freeze_cgroup(*layout_, group_, frozen); }
     void resize(uint16_t height, uint16_t width) override { send(plan::kResize, height, width, "", {}); }
     void attach(UniqueFd connection, const AttachOptions &options) override {
@@ -226,6 +228,17 @@ class TaskImpl : public Task {
     std::optional<ExitStatus> exit_status() const override {
         std::lock_guard lock(mutex_);
         return exit_;
+    }
+    bool process_ended() const override {
+        UniqueFd fd;
+        {
+            std::lock_guard lock(mutex_);
+            if (exit_) return true;
+            if (!shim_.pidfd) return false;
+            fd = shim_.pidfd.dup();
+        }
+        pollfd ended{fd.get(), POLLIN, 0};
+        return poll(&ended, 1, 0) > 0;
     }
     void on_exit(std::function<void(const ExitStatus &)> callback) override;
     std::optional<ExitStatus> wait(int timeout_ms) override {
@@ -496,32 +509,11 @@ class RuntimeImpl : public Runtime {
         shim.id = id;
         shim.dir = directory(id);
         shim.cgroups = cgroup_dirs(layout_, settings_.cgroup_parent, id);
-        UniqueFd dir(open(shim.dir.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
-        if (dir) {
-            UniqueFd control(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
-            sockaddr_un address = control_address(dir.get());
-            Packet packet;
-            if (connect(control.get(), reinterpret_cast<sockaddr *>(&address), sizeof address) == 0) {
-                ucred peer{};
-                socklen_t size = sizeof peer;
-                getsockopt(control.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size);
-                try {
-                    send_packet(control.get(), plan::kStatus, 0, 0, "", {});
-                    if (receive_packet(control.get(), packet, 5000) &&
-                        packet.message.command == plan::kStarted && !packet.fds.empty()) {
-                        shim.control = std::move(control);
-                        shim.shim_pid = peer.pid;
-                        take_fds(shim, packet);
-                        auto task =
-                            std::make_shared<TaskImpl>(std::move(shim), &layout_, group(id), exit_path);
-                        task->set_started();
-                        events_.add(task);
-                        return task;
-                    }
-                } catch (const Error &error) {
-                    log_warn("adopt {}: {}", id, error.message());
-                }
-            }
+        if (ask_shim(shim)) {
+            auto task = std::make_shared<TaskImpl>(std::move(shim), &layout_, group(id), exit_path);
+            task->set_started();
+            events_.add(task);
+            return task;
         }
         auto recorded = read_exit(exit_path);
         if (!recorded) {
@@ -537,19 +529,28 @@ class RuntimeImpl : public Runtime {
     }
 
     void sweep(const std::vector<std::string> &known) override {
+        std::vector<std::string> spared = known;
         auto is_known = [&](const std::string &id) {
-            return std::find(known.begin(), known.end(), id) != known.end();
+            return std::find(spared.begin(), spared.end(), id) != spared.end();
         };
         for (const auto &id : list_directory(settings_.run_dir + "/sandboxes")) {
             if (is_known(id)) continue;
-            if (auto task = adopt(id, ""); task && !task->exit_status()) {
-                try {
-                    task->kill_all(SIGKILL);
-                } catch (const Error &) {
+            try {
+                if (auto task = adopt(id, ""); task && !task->exit_status()) {
+                    if (!id.starts_with("probe-") && is_exec_in(*task, known))
+                        continue; // the event thread has it
+                    try {
+                        task->kill_all(SIGKILL);
+                    } catch (const Error &) {
+                    }
+                    task->wait(10000);
                 }
-                task->wait(10000);
+                remove_tree(directory(id));
+            } catch (const Error &error) {
+                // Its directory stays, and so the next start finds it again.
+                log_warn("end sandbox {}: {}", id, error.message());
+                spared.push_back(id);
             }
-            remove_tree(directory(id));
         }
         for (const auto &h : layout_.hierarchies)
             for (const auto &id : list_directory(h.mount_point + settings_.cgroup_parent)) {
@@ -588,6 +589,53 @@ class RuntimeImpl : public Runtime {
         context.id = id;
         context.group = group(id);
         return context;
+    }
+    bool is_exec_in(const Task &task, const std::vector<std::string> &known) const {
+        if (!dynamic_cast<const TaskImpl &>(task).shim_.exec) return false;
+        bool found = false;
+        const std::string groups = read_file_if(fmt::format("/proc/{}/cgroup", task.pid()), found, 65536);
+        return std::any_of(known.begin(), known.end(), [&](const std::string &id) {
+            return groups.find(group(id) + "\n") != std::string::npos ||
+                   groups.find(group(id) + "/") != std::string::npos;
+        });
+    }
+    /// True: it runs, and `shim` is connected. False: there is no shim any more, or its process has ended.
+    bool ask_shim(Shim &shim) const {
+        const std::string doing = "reach the shim of " + shim.id;
+        UniqueFd dir(open(shim.dir.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+        if (!dir) {
+            if (errno == ENOENT || errno == ENOTDIR) return false;
+            throw Error::from_errno(errno, doing);
+        }
+        for (int attempt = 0; attempt < 100; attempt++) {
+            UniqueFd control(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+            if (!control) throw Error::from_errno(errno, doing);
+            sockaddr_un address = control_address(dir.get());
+            timeval limit{kStatusTimeoutMs / 1000, 0};
+            // connect() waits while the backlog of a stopped shim is full.
+            setsockopt(control.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+            if (connect(control.get(), reinterpret_cast<sockaddr *>(&address), sizeof address) != 0) {
+                if (errno == ENOENT || errno == ECONNREFUSED) return false; // nobody listens: it has ended
+                throw Error::from_errno(errno, doing);
+            }
+            Packet packet;
+            try {
+                send_packet(control.get(), plan::kStatus, 0, 0, "", {});
+                if (!receive_packet(control.get(), packet, kStatusTimeoutMs)) return false;
+            } catch (const Error &error) {
+                if (error.errno_value() == EPIPE || error.errno_value() == ECONNRESET) return false;
+                throw Error(error.error_class(), doing + ": " + error.message(), error.hint());
+            }
+            if (packet.message.command == plan::kStarted && !packet.fds.empty()) {
+                shim.control = std::move(control);
+                take_fds(shim, packet);
+                return true;
+            }
+            if (packet.message.command == plan::kFailed && packet.message.a == 0) return false;
+            // The engine was killed between "start" and "started".
+            poll(nullptr, 0, 20);
+        }
+        throw Error(ErrorClass::kDeadline, doing + ": it is still starting");
     }
     static void check_id(const std::string &id) {
         bool good = !id.empty() && id.size() <= 128 && id[0] != '.' &&
@@ -662,6 +710,7 @@ class RuntimeImpl : public Runtime {
     static void take_fds(Shim &shim, Packet &packet) {
         shim.pid = pid_t(packet.message.a);
         shim.exec = packet.message.b & 1;
+        if (packet.message.time_ns > 0) shim.shim_pid = pid_t(packet.message.time_ns);
         if (!packet.fds.empty()) shim.pidfd = std::move(packet.fds[0]);
         if (packet.fds.size() > 1) shim.netns = std::move(packet.fds[1]);
     }

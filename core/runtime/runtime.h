@@ -58,12 +58,17 @@ class Task {
     virtual void kill(int signal) = 0;
     /// Every process of the container (cgroup), for stop and rm -f.
     virtual void kill_all(int signal) = 0;
+    /// The process and what it started in its own process group, through the shim: for an exec that
+    /// has to end with its children.
+    virtual void kill_group(int signal) = 0;
     virtual void pause(bool frozen) = 0;
     virtual void resize(uint16_t height, uint16_t width) = 0;
     /// Hands the connection to the shim, which writes to it directly from then on: an attached session
     /// outlives the engine. The shim half-closes and closes it. Call before start() to miss nothing.
     virtual void attach(UniqueFd connection, const AttachOptions &options) = 0;
     virtual std::optional<ExitStatus> exit_status() const = 0;
+    /// True as soon as the process is dead, which is before its exit_status() is known.
+    virtual bool process_ended() const = 0;
     /// Called once, from the runtime's event thread, also when the exit is already known.
     virtual void on_exit(std::function<void(const ExitStatus &)> callback) = 0;
     /// Blocks; nullopt on time-out (-1: for ever).
@@ -103,10 +108,13 @@ class Runtime {
     virtual std::shared_ptr<Task> exec(Task &container, const std::string &exec_id, const RuntimeSpec &spec,
                                        const StartExtras &extras,
                                        const std::function<void(Task &)> &before_start) = 0;
-    /// After a restart: reconnects to the shim, or reads the recorded exit. nullptr when nothing is
-    /// known of the sandbox.
+    /// After a restart: reconnects to the shim, or reads the recorded exit. nullptr when the sandbox is
+    /// gone without a trace. Throws when its shim is there and cannot be asked (stopped, overloaded): the
+    /// container may well be running, so nothing of it is touched; try again.
     virtual std::shared_ptr<Task> adopt(const std::string &sandbox_id, const std::string &exit_path) = 0;
-    /// Sandboxes and cgroups under run_dir that belong to none of `known` are ended and removed.
+    /// Sandboxes and cgroups under run_dir that belong to none of `known` are ended and removed. Execs in
+    /// those go on, as their clients talk to the shim; except those whose id begins with "probe-", which
+    /// nobody waits for any more.
     virtual void sweep(const std::vector<std::string> &known) = 0;
     virtual void update(Task &task, const SpecResources &resources) = 0;
     /// "1", "hybrid" or "2", for info.

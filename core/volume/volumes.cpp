@@ -12,8 +12,13 @@
 #include <gantry/error.hpp>
 
 #include <cctype>
+#include <dirent.h>
+#include <fcntl.h>
+#include <memory>
 #include <mutex>
 #include <set>
+#include <sys/stat.h>
+#include <unistd.h>
 
 namespace gantry {
 
@@ -51,6 +56,31 @@ void check_name(const std::string &name) {
                 "\"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, "
                 "use absolute path");
     }
+}
+
+/// Containers change the tree meanwhile and may nest it as they like: by descriptors, with a bound.
+uint64_t measure(int at, const char *name, dev_t device, std::set<ino_t> &linked, int depth) {
+    constexpr int kMaxDepth = 256;
+    const int fd = ::openat(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0) return 0;
+    const std::unique_ptr<DIR, int (*)(DIR *)> stream(::fdopendir(fd), ::closedir);
+    if (!stream) {
+        ::close(fd);
+        return 0;
+    }
+    uint64_t bytes = 0;
+    while (const dirent *entry = ::readdir(stream.get())) {
+        const std::string_view child = entry->d_name;
+        struct stat info {};
+        if (child == "." || child == ".." || ::fstatat(fd, entry->d_name, &info, AT_SYMLINK_NOFOLLOW) != 0 ||
+            info.st_dev != device)
+            continue;
+        if (info.st_nlink > 1 && !S_ISDIR(info.st_mode) && !linked.insert(info.st_ino).second) continue;
+        bytes += static_cast<uint64_t>(info.st_blocks) * 512;
+        if (S_ISDIR(info.st_mode) && depth < kMaxDepth)
+            bytes += measure(fd, entry->d_name, device, linked, depth + 1);
+    }
+    return bytes;
 }
 
 Error no_such(const std::string &name) {
@@ -196,6 +226,14 @@ void Volumes::use(const std::string &name, const std::string &container_id) {
         if (error.error_class() == ErrorClass::kFailedPrecondition) throw no_such(name);
         throw;
     }
+}
+
+uint64_t Volumes::size(const std::string &name) const {
+    const std::string path = get(name).mountpoint;
+    struct stat info {};
+    if (::lstat(path.c_str(), &info) != 0) return 0;
+    std::set<ino_t> linked;
+    return measure(AT_FDCWD, path.c_str(), info.st_dev, linked, 0);
 }
 
 std::vector<std::string> Volumes::used_by(const std::string &container_id) const {

@@ -32,6 +32,9 @@ class Volumes {
     std::vector<Volume> list() const;
     void remove(const std::string &name, bool force); // kFailedPrecondition while in use
     void use(const std::string &name, const std::string &container_id);
+    /// Bytes the volume occupies, counted by walking through it; links are not followed and other file
+    /// systems mounted in it not entered. 0 when it is gone.
+    uint64_t size(const std::string &name) const;
     std::vector<std::string> used_by(const std::string &container_id) const;
     void recover();
 

@@ -242,11 +242,11 @@ void child_fail(uint32_t error_class, int error, const char *what, const char *o
 void child_main(const ChildArgs &args) {
     control_fd = args.control;
     setsid();
-    enter_cgroups(args.prepare);
+    if (!args.placed) enter_cgroups(args.prepare);
     enter_namespaces(args.prepare, args.target_pidfd);
     bool joined = args.target_pidfd >= 0, own_mounts = false, own_uts = false;
     for (plan::Cursor c(args.prepare, plan::kNamespace); c.next();) {
-        own_mounts |= c.view().number(0) == CLONE_NEWNS;
+        own_mounts |= c.view().number(0) == CLONE_NEWNS && !*c.view().text(0);
         own_uts |= c.view().number(0) == CLONE_NEWUTS && !*c.view().text(0);
     }
     plan::Message message = {};
@@ -271,6 +271,8 @@ void child_main(const ChildArgs &args) {
     if (!joined) {
         uint64_t propagation = options.number(plan::kPropagation);
         // A shared root would carry our mounts to the host, and pivot_root refuses a shared parent.
+        if (own_mounts && unshare(CLONE_NEWNS) != 0)
+            child_fail(kClassInternal, errno, "make mount namespace");
         if (own_mounts &&
             mount(nullptr, "/", nullptr, propagation ? propagation : MS_REC | MS_PRIVATE, nullptr) != 0)
             child_fail(kClassInternal, errno, "make mounts private");
