@@ -3,6 +3,7 @@
 #include "driver.h"
 
 #include "addresses.h"
+#include "conntrack.h"
 #include "firewall.h"
 #include "links.h"
 #include "ports.h"
@@ -21,6 +22,7 @@ namespace {
 
 constexpr size_t kMaxHolds = 4096; // more published ports than this are checked, but not held
 constexpr size_t kMaxPorts = 4096; // of one endpoint
+constexpr unsigned kFirstSubnet = 88, kLastSubnet = 127; // 10.N.0.0/16
 
 struct Published {
     PortBinding binding;
@@ -44,7 +46,11 @@ class BridgeDriver final : public NetworkDriver {
                 "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != std::string::npos)
             throw Error(ErrorClass::kInvalidArgument, "configure bridge: bad name \"" + settings.name + "\"",
                         "1 to 15 letters, digits, '.', '_', '-'");
-        configure(default_subnets());
+        if (settings.subnet.empty() && !settings.gateway.empty())
+            throw Error(ErrorClass::kInvalidArgument,
+                        "configure bridge: gateway " + settings.gateway + " without a subnet",
+                        "set subnet in [network.bridge] as well");
+        configure(default_subnets(kFirstSubnet));
     }
 
     NetworkCaps caps(const Call &) override {
@@ -152,8 +158,10 @@ class BridgeDriver final : public NetworkDriver {
     }
 
   private:
-    std::vector<Subnet> default_subnets() const {
-        std::vector<Subnet> out{{settings_.subnet, settings_.gateway, ""}};
+    std::vector<Subnet> default_subnets(unsigned n) const {
+        const std::string subnet =
+            settings_.subnet.empty() ? "10." + std::to_string(n) + ".0.0/16" : settings_.subnet;
+        std::vector<Subnet> out{{subnet, settings_.gateway, ""}};
         if (!settings_.subnet6.empty()) out.push_back({settings_.subnet6, "", ""});
         return out;
     }
@@ -193,11 +201,28 @@ class BridgeDriver final : public NetworkDriver {
         range_ = range;
     }
 
+    static bool is_free(const Cidr &subnet, const std::string &bridge) {
+        try {
+            check_overlap(subnet, bridge);
+        } catch (const Error &e) {
+            if (e.error_class() != ErrorClass::kFailedPrecondition) throw;
+            return false;
+        }
+        return true;
+    }
+
     /// The kernel side of the network without its firewall table. network_mutex_ is held.
     void set_up(const Call &call, const NetworkSpec &spec) {
-        configure(spec.subnets.empty() ? default_subnets() : spec.subnets);
+        const bool free_choice = spec.subnets.empty() && settings_.subnet.empty();
+        configure(spec.subnets.empty() ? default_subnets(kFirstSubnet) : spec.subnets);
+        for (unsigned n = kFirstSubnet; free_choice && !is_free(bridge_.subnet, bridge_.name);
+             configure(default_subnets(n)))
+            if (++n > kLastSubnet)
+                throw Error(ErrorClass::kFailedPrecondition,
+                            "choose a subnet: the host has routes into each of 10.88.0.0/16 to 10.127.0.0/16",
+                            "set subnet in [network.bridge]");
         if (spec.mtu != 0) bridge_.mtu = spec.mtu;
-        check_overlap(bridge_.subnet, bridge_.name);
+        if (!free_choice) check_overlap(bridge_.subnet, bridge_.name);
         if (bridge_.subnet6) check_overlap(*bridge_.subnet6, bridge_.name);
         bridge_index_ = ensure_bridge(bridge_);
         set_sysctl("net/ipv4/conf/" + bridge_.name + "/route_localnet", "1");
@@ -247,6 +272,7 @@ class BridgeDriver final : public NetworkDriver {
 
     std::mutex ports_mutex_;
     PortdClient portd_;
+    Conntrack conntrack_;
     std::map<std::string, std::vector<Published>> published_;
     size_t holds_ = 0;
     std::minstd_rand random_{std::random_device{}()};
@@ -412,6 +438,7 @@ std::vector<PortBinding> BridgeDriver::publish(const Call &, const std::string &
         for (size_t j = 0; j < now.size(); ++j)
             if (!kept[j]) remove.insert(remove.end(), now[j].forwards.begin(), now[j].forwards.end());
         firewall_.change(remove, add);
+        conntrack_.forget(remove, add);
     } catch (...) {
         for (size_t i = 0; i < next.size(); ++i)
             if (fresh[i]) give_back(next[i]);
@@ -449,6 +476,7 @@ void BridgeDriver::unpublish(const std::string &endpoint_id) {
     for (const Published &p : it->second)
         remove.insert(remove.end(), p.forwards.begin(), p.forwards.end());
     firewall_.change(remove, {});
+    conntrack_.forget(remove, {});
     for (Published &p : it->second)
         give_back(p);
     published_.erase(it);

@@ -9,7 +9,8 @@
 namespace gantry::bridge {
 
 struct Settings {
-    std::string name = "gantry0", subnet = "10.88.0.0/16", subnet6, gateway, port_range = "32768-60999";
+    std::string name = "gantry0", subnet6, gateway, port_range = "32768-60999";
+    std::string subnet; // "": the first of 10.88.0.0/16 to 10.127.0.0/16 that no route of the host uses
     uint32_t mtu = 0;
     bool masquerade = true, icc = true;
 };

@@ -3,7 +3,9 @@
 
 static const gantry_option kOptions[] = {
     gantry::option_string("name", "\"gantry0\"", "name of the bridge"),
-    gantry::option_string("subnet", "\"10.88.0.0/16\"", "IPv4 subnet of the containers"),
+    gantry::option_string(
+        "subnet", "\"\"",
+        "IPv4 subnet of the containers; empty: the first free of 10.88.0.0/16 to 10.127.0.0/16"),
     gantry::option_string("subnet6", "\"\"", "IPv6 subnet of the containers; empty: none"),
     gantry::option_string("gateway", "\"\"", "IPv4 address of the bridge; empty: the subnet's first"),
     gantry::option_int("mtu", "0", 0, 65535, "MTU of bridge and links; 0: the kernel's default"),

@@ -269,53 +269,65 @@ void Firewall::remove() {
     if (e != 0 && e != ENOENT) throw Error::from_errno(e, "delete nftables table " + table_);
 }
 
-void Firewall::pass_foreign_forward(const Call &, const std::string &bridge, bool v6, bool quick) {
+/// True when the bridge's packets pass the chain FORWARD for good: it has our rules now.
+bool Firewall::pass(const std::string &program, const std::string &bridge) {
+    size_t number = 0, wall = 0;
+    bool drop = false;
+    for (const std::string &r : forward_rules(program)) {
+        if (r.find(table_) != std::string::npos) return true;
+        drop = drop || r == "-P FORWARD DROP";
+        if (r.starts_with("-A ")) ++number;
+        if (wall == 0 && drops_all(r)) wall = number;
+    }
+    if (!drop && wall == 0) return false;
+    // At the end of what others decided, so that their drops keep their meaning: only the final wall is
+    // opened for this bridge.
+    for (const char *direction : {"-i", "-o"}) {
+        std::vector<std::string> words{program, "-w", "5"};
+        if (wall != 0)
+            words.insert(words.end(), {"-I", "FORWARD", std::to_string(wall)});
+        else
+            words.insert(words.end(), {"-A", "FORWARD"});
+        words.insert(words.end(), {direction, bridge, "-m", "comment", "--comment", table_, "-j", "ACCEPT"});
+        const Output o = run_program(words);
+        if (o.code != 0)
+            throw Error(ErrorClass::kInternal, "accept forwarding for " + bridge + " in " + program + ": " +
+                                                   o.text.substr(0, o.text.find('\n')));
+    }
+    return true;
+}
+
+void Firewall::pass_foreign_forward(const Call &call, const std::string &bridge, bool v6, bool quick) {
     const std::lock_guard lock(mutex_);
     for (const bool six : {false, true}) {
-        if ((six && !v6) || passed_[six]) continue;
-        std::string program;
-        const Policy policy = forward_policy(netlink_, six);
-        if (quick && policy != Policy::kDrop) continue;
-        if (policy != Policy::kNoChain)
-            program = six ? find_program({"ip6tables-nft", "ip6tables"})
-                          : find_program({"iptables-nft", "iptables"});
-        else if (legacy_filter(six))
-            program = six ? find_program({"ip6tables-legacy"}) : find_program({"iptables-legacy"});
-        if (program.empty()) continue;
-        const std::vector<std::string> rules = forward_rules(program);
-        size_t number = 0, wall = 0;
-        bool drop = false, there = false;
-        for (const std::string &r : rules) {
-            drop = drop || r == "-P FORWARD DROP";
-            there = there || r.find(table_) != std::string::npos;
-            if (r.starts_with("-A ")) ++number;
-            if (wall == 0 && drops_all(r)) wall = number;
+        if (six && !v6) continue;
+        auto &passed = passed_[six];
+        const Policy policy = passed[kNft] ? Policy::kNoChain : forward_policy(netlink_, six);
+        if (policy == Policy::kDrop || (policy == Policy::kAccept && !quick)) {
+            const std::string program = six ? find_program({"ip6tables-nft", "ip6tables"})
+                                            : find_program({"iptables-nft", "iptables"});
+            if (!program.empty()) passed[kNft] = pass(program, bridge);
         }
-        passed_[six] = there;
-        if (there || (!drop && wall == 0)) continue;
-        // At the end of what others decided, so that their drops keep their meaning: only the final wall
-        // is opened for this bridge.
-        for (const char *direction : {"-i", "-o"}) {
-            std::vector<std::string> words{program, "-w", "5"};
-            if (wall != 0)
-                words.insert(words.end(), {"-I", "FORWARD", std::to_string(wall)});
-            else
-                words.insert(words.end(), {"-A", "FORWARD"});
-            words.insert(words.end(),
-                         {direction, bridge, "-m", "comment", "--comment", table_, "-j", "ACCEPT"});
-            const Output o = run_program(words);
-            if (o.code != 0)
-                throw Error(ErrorClass::kInternal, "accept forwarding for " + bridge + " in iptables: " +
-                                                       o.text.substr(0, o.text.find('\n')));
+        // Legacy tables live beside nftables, and their policy cannot be read without their program.
+        if (passed[kLegacy] || !legacy_filter(six)) continue;
+        const std::string name = six ? "ip6tables-legacy" : "iptables-legacy";
+        if (const std::string program = find_program({name.c_str()}); !program.empty()) {
+            if (!quick) passed[kLegacy] = pass(program, bridge);
+        } else if (!quick) {
+            call.log(GANTRY_LOG_WARN, ("this host has tables of " + name +
+                                       ", which is not installed: if their FORWARD chain drops, containers "
+                                       "on " +
+                                       bridge + " reach nobody; install it or accept " + bridge + " there")
+                                          .c_str());
         }
-        passed_[six] = true;
     }
 }
 
 void Firewall::remove_foreign(const Call &) {
     const std::lock_guard lock(mutex_);
     for (const bool six : {false, true}) {
-        passed_[six] = false;
+        for (bool &passed : passed_[six])
+            passed = false;
         std::vector<std::string> programs;
         if (forward_policy(netlink_, six) != Policy::kNoChain)
             programs.push_back(six ? find_program({"ip6tables-nft", "ip6tables"})

@@ -39,17 +39,19 @@ class Firewall {
 
     /// A chain FORWARD that drops cannot be overruled from another table: appends accept rules for the
     /// bridge to it, marked by a comment. `quick` (10 us) looks at the policy only: a Docker daemon that
-    /// was started after gantry.
+    /// was started after gantry. When the program that could do it is missing, says so in the log.
     void pass_foreign_forward(const Call &call, const std::string &bridge, bool v6, bool quick);
     void remove_foreign(const Call &call);
     const std::string &table() const noexcept { return table_; }
 
   private:
+    bool pass(const std::string &program, const std::string &bridge);
     std::mutex mutex_;
     std::string table_;
     bool masquerade_;
     Netlink netlink_;
-    bool passed_[2] = {false, false};
+    enum Kind { kNft, kLegacy, kKinds }; // of iptables: both can have a FORWARD chain at once
+    bool passed_[2][kKinds] = {};
 };
 
 } // namespace gantry::bridge
