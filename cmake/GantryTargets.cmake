@@ -18,6 +18,10 @@ function(gantry_core_library name)
     endif()
   endforeach()
   target_link_libraries(gantry_${name} PRIVATE ${arg_PRIVATE_LIBS})
+  if(GANTRY_FUZZ)
+    target_compile_options(gantry_${name} PRIVATE -fsanitize=fuzzer-no-link)
+    target_link_options(gantry_${name} INTERFACE -fsanitize=fuzzer-no-link)
+  endif()
 endfunction()
 
 # gantry_test(<name> LABELS unit|root LIBS ...): one executable from tests/<kind>/<name>/*.cpp.

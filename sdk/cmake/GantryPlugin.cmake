@@ -9,8 +9,11 @@ function(gantry_add_plugin target)
     set_target_properties(${target} PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${GANTRY_PLUGIN_DIR})
   endif()
   target_link_libraries(${target} PRIVATE ${arg_LIBS})
-  target_link_options(${target} PRIVATE -Wl,-z,defs
-    -Wl,--version-script=${CMAKE_CURRENT_FUNCTION_LIST_DIR}/plugin.map)
+  target_link_options(${target} PRIVATE -Wl,--version-script=${CMAKE_CURRENT_FUNCTION_LIST_DIR}/plugin.map)
+  # Clang's sanitizer runtimes live in the executable alone.
+  if(NOT GANTRY_SANITIZE OR NOT CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+    target_link_options(${target} PRIVATE -Wl,-z,defs)
+  endif()
   if(COMMAND gantry_install_plugin)
     gantry_install_plugin(${target})
   endif()
