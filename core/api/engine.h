@@ -42,6 +42,7 @@ void add_info_routes(Router &router, const Engine &engine);
 void add_system_routes(Router &router, const Engine &engine);
 void add_container_routes(Router &router, const Engine &engine);
 void add_container_stream_routes(Router &router, const Engine &engine);
+void add_archive_routes(Router &router, const Engine &engine);
 void add_exec_routes(Router &router, const Engine &engine);
 void add_image_routes(Router &router, const Engine &engine);
 void add_network_volume_routes(Router &router, const Engine &engine);

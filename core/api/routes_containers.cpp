@@ -170,32 +170,6 @@ void top(const Engine &engine, Exchange &x) {
     reply(x, 200, {{"Titles", strings_json(result.titles)}, {"Processes", std::move(rows)}});
 }
 
-void changes(const Engine &engine, Exchange &x) {
-    const ContainerInfo info = engine.containers->inspect(x.request.params[0]);
-    // What the runtime itself puts in place (Docker keeps it in a layer of its own) is no change of the
-    // container's, and neither is the directory that it changed thereby.
-    static const std::set<std::string> kOwn = {"/dev",       "/proc",         "/sys",
-                                               "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"};
-    std::vector<Change> list = engine.layers->changes(info.layer);
-    std::erase_if(list, [](const Change &change) {
-        return change.kind != GANTRY_CHANGE_DELETED &&
-               (kOwn.count(change.path) || change.path.starts_with("/dev/"));
-    });
-    const bool etc =
-        std::any_of(list.begin(), list.end(), [](const Change &c) { return c.path.starts_with("/etc/"); });
-    if (!etc)
-        std::erase_if(list,
-                      [](const Change &c) { return c.path == "/etc" && c.kind == GANTRY_CHANGE_MODIFIED; });
-    json::array out;
-    for (const Change &change : list) {
-        const int kind = change.kind == GANTRY_CHANGE_ADDED     ? 1
-                         : change.kind == GANTRY_CHANGE_DELETED ? 2
-                                                                : 0;
-        out.push_back({{"Path", change.path}, {"Kind", kind}});
-    }
-    reply(x, 200, out.empty() ? json::value(nullptr) : json::value(std::move(out)));
-}
-
 } // namespace
 
 void add_container_routes(Router &router, const Engine &e) {
@@ -244,7 +218,6 @@ void add_container_routes(Router &router, const Engine &e) {
     });
     router.add("POST", "/containers/{name}/update", [&e](Exchange &x) { update(e, x); });
     router.add("GET", "/containers/{name}/top", [&e](Exchange &x) { top(e, x); });
-    router.add("GET", "/containers/{name}/changes", [&e](Exchange &x) { changes(e, x); });
     router.add("DELETE", "/containers/{name}", [&c](Exchange &x) {
         if (x.request.flag("link"))
             throw Error(ErrorClass::kUnsupported, "remove link: legacy container links are not kept");

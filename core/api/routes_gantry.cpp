@@ -173,14 +173,11 @@ void add_refusals(Router &router) {
     };
     refuse("POST", "/build", "build image");
     refuse("POST", "/build/prune", "prune build cache");
-    refuse("POST", "/commit", "commit container");
     refuse("POST", "/images/{name...}/push", "push image");
     refuse("GET", "/images/get", "save images");
     refuse("GET", "/images/{name...}/get", "save image");
     refuse("POST", "/images/load", "load images");
     refuse("GET", "/containers/{name}/stats", "read container statistics");
-    refuse("GET", "/containers/{name}/export", "export container");
-    refuse("GET HEAD PUT", "/containers/{name}/archive", "copy files");
     refuse("GET", "/containers/{name}/attach/ws", "attach over a web socket");
     refuse("POST", "/session", "open build session");
 
@@ -201,6 +198,7 @@ std::shared_ptr<const Router> make_router(const Engine &engine) {
     add_system_routes(*router, engine);
     add_container_routes(*router, engine);
     add_container_stream_routes(*router, engine);
+    add_archive_routes(*router, engine);
     add_exec_routes(*router, engine);
     add_image_routes(*router, engine);
     add_network_volume_routes(*router, engine);

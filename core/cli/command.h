@@ -32,6 +32,7 @@ struct Command {
 
 std::span<const Command> run_commands();       // run, create, exec, attach, start, logs, wait
 std::span<const Command> container_commands(); // stop, kill, rm, ps, ...
+std::span<const Command> copy_commands(); // commit, diff, export, cp
 std::span<const Command> image_commands();
 std::span<const Command> resource_commands(); // volume, network, system
 std::span<const Command> engine_commands();   // version, info, events, plugin, config, mirror

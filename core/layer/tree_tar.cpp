@@ -17,7 +17,7 @@
 namespace gantry {
 namespace {
 
-constexpr int kMaxDepth = 1024; // each level holds a descriptor open
+constexpr int kMaxDepth = 256; // each level holds a descriptor open, and stack
 constexpr size_t kMaxXattrBytes = 64 << 10;
 
 std::string shown(const std::string &stored) { return "/" + stored.substr(0, 200); }
@@ -77,14 +77,13 @@ std::string folder_of(const std::string &path) {
 }
 std::string base_of(const std::string &path) { return path.substr(path.rfind('/') + 1); }
 
-/// Parents before children and siblings by name, whatever bytes names hold.
-bool by_components(const Change &a, const Change &b) {
+} // namespace
+
+bool before(const Change &a, const Change &b) {
     return std::lexicographical_compare(
         a.path.begin(), a.path.end(), b.path.begin(), b.path.end(),
         [](unsigned char x, unsigned char y) { return (x == '/' ? 0 : x + 1) < (y == '/' ? 0 : y + 1); });
 }
-
-} // namespace
 
 TreeTar::TreeTar(ByteSink sink, TreeTarOptions options)
     : writer_(std::move(sink)), options_(std::move(options)) {}
@@ -161,7 +160,7 @@ bool TreeTar::add_entry(int directory, const std::string &name, const std::strin
     if (!below) throw Error::from_errno(errno, "open directory " + shown(stored));
     if (options_.xattrs) read_xattrs(below.get(), entry);
     writer_.begin(entry);
-    if (deep && (!options_.enter || options_.enter(st)))
+    if (deep && (!options_.enter || options_.enter(below.get())))
         add_below(below.get(), stored.ends_with('/') ? stored : stored + "/", depth + 1);
     return true;
 }
@@ -176,7 +175,7 @@ void TreeTar::whiteout(const std::string &stored) {
 
 size_t write_changes_tar(int root, std::vector<Change> changes, const ByteSink &sink,
                          const TreeTarOptions &options) {
-    std::sort(changes.begin(), changes.end(), by_components);
+    std::sort(changes.begin(), changes.end(), before);
     TreeTar tar(sink, options);
     std::set<std::string> stored; // directories that are in the tar
     std::string open_path;

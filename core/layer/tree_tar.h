@@ -22,7 +22,7 @@ struct TreeTarOptions {
     /// Called between entries; throws to end.
     std::function<void()> check;
     /// False: the directory is listed without its content.
-    std::function<bool(const struct stat &)> enter;
+    std::function<bool(int directory)> enter;
     /// Layers: keep capabilities and user attributes. Off for copies to hosts that may not have them.
     bool xattrs = true;
 };
@@ -50,6 +50,9 @@ class TreeTar {
     TreeTarOptions options_;
     std::map<std::pair<dev_t, ino_t>, std::string> links_; // names of files with several
 };
+
+/// Order of changes: parents before children, siblings by name.
+bool before(const Change &a, const Change &b);
 
 /// A layer: the changes read from `root` (a tree that shows the state after them), as OCI layers say it
 /// (image-spec layer.md). Sorted, so that equal changes give equal bytes; directories above a change are
