@@ -2,6 +2,7 @@
 
 #include "core/base/cancel.h"
 #include "core/base/log.h"
+#include "core/store/db.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -86,6 +87,13 @@ void run_on_call_thread(std::function<void()> job) {
 
 int calls_under_way() noexcept { return threads().busy.load(); }
 
+void refuse_in_transaction(const char *operation) {
+    if (Db::in_transaction())
+        throw Error(ErrorClass::kInternal,
+                    fmt::format("call {} of a driver: within a database transaction", operation),
+                    "this is a bug of the engine; report it");
+}
+
 void CallRecord::refuse_when_hung(const char *operation) const {
     if (hung())
         throw Error(
@@ -106,6 +114,7 @@ Error CallRecord::over(const char *operation, int64_t limit_ns, bool silent) con
 
 CallFrame::CallFrame(const Call &outer, const CallLimit &limit)
     : outer_(outer.raw()), subject_(outer.subject()), moved_ns_(Call::now_ns()) {
+    refuse_in_transaction(limit.operation);
     const gantry_call &from = *outer.raw();
     raw_.struct_size = sizeof raw_;
     raw_.cancel_fd = -1;

@@ -27,6 +27,10 @@
 
 namespace gantry {
 
+/// The host holds no transaction while it calls a driver. Every transport asks this on the caller's thread;
+/// throws kInternal, so that whoever breaks the rule fails in each test that comes along.
+void refuse_in_transaction(const char *operation);
+
 /// Runs jobs on threads that end after some idle seconds. Never waits: as many threads as jobs.
 void run_on_call_thread(std::function<void()> job);
 
@@ -153,6 +157,7 @@ template <typename Driver> class DirectCalls {
 
     template <auto method, typename... A>
     auto call(const Call &outer, const char *operation, bool pause_only, A &&...args) const {
+        refuse_in_transaction(operation);
         if (pause_only || outer.deadline_ns() != 0) return (inner_.get()->*method)(outer, args...);
         gantry_call raw{};
         std::memcpy(static_cast<void *>(&raw), outer.raw(),

@@ -96,12 +96,24 @@ Db::~Db() {
     sqlite3_close(impl_->connection);
 }
 
+namespace {
+thread_local int t_transactions = 0;
+struct Within {
+    Within() { ++t_transactions; }
+    ~Within() { --t_transactions; }
+    Within(const Within &) = delete;
+};
+} // namespace
+
+bool Db::in_transaction() noexcept { return t_transactions != 0; }
+
 void Db::transact(const std::function<void(Db &)> &work) {
     Impl &db = *impl_;
     const std::lock_guard lock(db.mutex);
     if (db.in_transaction) throw Error(ErrorClass::kInternal, "begin transaction: transactions do not nest");
     db.exec("BEGIN IMMEDIATE", "begin transaction in " + db.path);
     db.in_transaction = true;
+    const Within within;
     try {
         work(*this);
         db.exec("COMMIT", "commit transaction in " + db.path);

@@ -68,6 +68,8 @@ class Db {
     Db &operator=(const Db &) = delete;
 
     void transact(const std::function<void(Db &)> &work);
+    /// Whether this thread is within transact(), of any database: then it may call no driver.
+    static bool in_transaction() noexcept;
     /// Only within transact(). `sql` is cached by its text: use literals.
     Statement prepare(std::string_view sql);
     int64_t last_row_id() const;

@@ -149,5 +149,25 @@ TEST_F(Plugins, EveryRegistryCallIsInsideEightTimesAtOnce) {
     });
 }
 
+TEST_F(Plugins, ACallWithinATransactionIsRefused) {
+    for (const char *isolation : {"thread", "none"}) {
+        use("fixtures/meeting-network.so", {{"network.driver", "meeting"},
+                                            {"network.meeting.members", "1"},
+                                            {"network.meeting.isolation", isolation}});
+        const CallScope call;
+        const auto network = host->network();
+        EXPECT_TRUE(network->caps(call).ports);
+        db->transact([&](Db &) {
+            try {
+                network->caps(call);
+                ADD_FAILURE() << "the driver was called";
+            } catch (const Error &e) {
+                EXPECT_EQ(e.error_class(), ErrorClass::kInternal);
+                EXPECT_NE(e.message().find("transaction"), std::string::npos) << e.message();
+            }
+        });
+    }
+}
+
 } // namespace
 } // namespace gantry
