@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cctype>
 #include <charconv>
+#include <cmath>
 #include <optional>
 #include <vector>
 
@@ -364,7 +365,8 @@ std::string text_of(const json::value &value) {
 int64_t integer_of(const json::value &value) {
     if (value.is_int64()) return value.get_int64();
     if (value.is_uint64()) return static_cast<int64_t>(value.get_uint64());
-    if (value.is_double()) return static_cast<int64_t>(value.get_double());
+    if (value.is_double() && std::abs(value.get_double()) < 9e18) // beyond, the conversion is undefined
+        return static_cast<int64_t>(value.get_double());
     throw TemplateError("template: expected a number, got " + format_value(value));
 }
 
@@ -413,10 +415,15 @@ std::string format_printf(const std::vector<json::value> &args) {
             // Padding by code points, as Go does; a precision cuts.
             std::string flags = spec.substr(1);
             bool left = flags.starts_with("-");
-            int width = atoi(flags.c_str() + (left ? 1 : 0));
+            auto number = [&](size_t from) { // 0 for none and for more than anybody can mean
+                size_t value = 0;
+                std::from_chars(flags.data() + from, flags.data() + flags.size(), value);
+                return value;
+            };
             if (size_t dot = flags.find('.'); dot != std::string::npos)
-                text = text.substr(0, static_cast<size_t>(std::max(0, atoi(flags.c_str() + dot + 1))));
-            size_t pad = width > 0 && static_cast<size_t>(width) < 1000 ? static_cast<size_t>(width) : 0;
+                text = text.substr(0, number(dot + 1));
+            size_t pad = number(left ? 1 : 0);
+            if (pad >= 1000) pad = 0;
             size_t have = display_width(text);
             pad = pad > have ? pad - have : 0;
             result += left ? text + std::string(pad, ' ') : std::string(pad, ' ') + text;
@@ -733,12 +740,11 @@ std::string format_value(const json::value &value) {
     case json::kind::double_: {
         char text[64];
         snprintf(text, sizeof text, "%.17g", value.get_double());
-        double shorter = 0; // the shortest form that reads back the same
+        // The shortest form that reads back the same.
         for (int precision = 1; precision < 17; ++precision) {
             char attempt[64];
             snprintf(attempt, sizeof attempt, "%.*g", precision, value.get_double());
-            sscanf(attempt, "%lf", &shorter);
-            if (shorter == value.get_double()) return attempt;
+            if (strtod(attempt, nullptr) == value.get_double()) return attempt;
         }
         return text;
     }
