@@ -245,8 +245,8 @@ void Containers::Impl::publish(const Record &record, const std::string &action,
     event.attributes = record.config->labels;
     event.attributes["image"] = record.image_name;
     event.attributes["name"] = record.name;
-    for (auto &[key, value] : extra)
-        event.attributes[key] = std::move(value);
+    extra.merge(event.attributes); // what is extra wins
+    event.attributes = std::move(extra);
     parts.events->publish(std::move(event));
 }
 

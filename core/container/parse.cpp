@@ -306,7 +306,7 @@ SpecDeviceRule parse_device_rule(const std::string &text) {
 
 std::vector<std::string> merge_capabilities(const std::vector<std::string> &add,
                                             const std::vector<std::string> &drop, bool privileged) {
-    const auto all = all_capabilities();
+    auto all = all_capabilities();
     if (privileged) return all;
     auto normal = [&](const std::string &name, const char *list) {
         std::string upper = name;

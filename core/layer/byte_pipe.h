@@ -8,6 +8,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 namespace gantry {
@@ -48,7 +49,7 @@ class BytePipe {
         {
             const std::lock_guard lock(mutex_);
             finished_ = true;
-            error_ = error;
+            error_ = std::move(error);
         }
         changed_.notify_all();
     }
