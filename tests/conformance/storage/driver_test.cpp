@@ -14,7 +14,7 @@ using namespace test;
 
 struct Storage : testing::TestWithParam<DriverCase> {
     TempDir dir;
-    std::string root = dir.path + "/driver";
+    std::string root = GetParam().home(dir.path);
     std::shared_ptr<StorageDriver> driver = GetParam().make(root);
     CallScope call;
     LayerIds chain; // nearest first

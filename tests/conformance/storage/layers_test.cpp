@@ -14,6 +14,7 @@ using namespace test;
 
 struct LayerStates : testing::TestWithParam<DriverCase> {
     TempDir dir;
+    std::string root = GetParam().home(dir.path);
     std::unique_ptr<Db> db;
     std::shared_ptr<StorageDriver> driver;
     std::unique_ptr<Layers> layers;
@@ -25,7 +26,7 @@ struct LayerStates : testing::TestWithParam<DriverCase> {
         driver.reset();
         db.reset();
         db = std::make_unique<Db>(dir.path + "/db");
-        driver = GetParam().make(dir.path + "/driver");
+        driver = GetParam().make(root);
         layers = std::make_unique<Layers>(*db, driver, GetParam().name, true);
     }
     Layer make(const std::string &tar, const std::string &parent) {
