@@ -108,7 +108,7 @@ class BridgeDriver final : public NetworkDriver {
         info.ipv4 = veth.addresses.v4.text();
         info.ipv4_prefix = bridge_.subnet.prefix;
         info.ipv4_gateway = bridge_.gateway.text();
-        if (veth.addresses.v6.family != 0) {
+        if (bridge_.subnet6 && veth.addresses.v6.family != 0) {
             info.ipv6 = veth.addresses.v6.text();
             info.ipv6_prefix = bridge_.subnet6->prefix;
             info.ipv6_gateway = bridge_.gateway6.text();
