@@ -39,8 +39,8 @@ int commit_command(Invocation &invocation) {
 }
 
 int diff_command(Invocation &invocation) {
-    for (const json::value &change :
-         array_of(invocation.client.get(path_of(invocation.args[0]) + "/changes"))) {
+    const json::value changes = invocation.client.get(path_of(invocation.args[0]) + "/changes");
+    for (const json::value &change : array_of(changes)) {
         const int64_t kind = number_at(change, "Kind");
         print_line(std::string(kind == 1 ? "A " : kind == 2 ? "D " : "C ") + text_at(change, "Path"));
     }
