@@ -106,7 +106,14 @@ void Containers::Impl::handle_exit(const RecordPtr &record, uint64_t run, const 
         }
     };
     // Without a pid namespace of its own the container's other processes outlive the first.
-    if (kill_rest && task) guarded("end processes", [&] { task->kill_all(9); });
+    if (kill_rest && task)
+        guarded("end processes", [&] {
+            try {
+                task->kill_all(9);
+            } catch (const Error &error) {
+                if (error.error_class() != ErrorClass::kNotFound) throw; // nobody is left
+            }
+        });
     if (shm) unmount_shm(record->id);
     guarded("record exit", [&] { save_state(*record); });
     if (status.oom_killed) publish(*record, "oom");
