@@ -49,6 +49,17 @@ std::string chain_id_of(const std::string &parent_chain_id, const std::string &d
     return parent_chain_id.empty() ? diff_id : sha256_of(parent_chain_id + " " + diff_id);
 }
 
+std::string next_layer_id(Db &transaction) {
+    std::string id;
+    {
+        auto counter = transaction.prepare("SELECT next FROM layer_counter");
+        if (!counter.step()) throw Error(ErrorClass::kDataLoss, "make layer: the layer counter is gone");
+        id = base32(static_cast<uint64_t>(counter.integer(0)));
+    }
+    transaction.prepare("UPDATE layer_counter SET next=next+1").run();
+    return id;
+}
+
 struct Layers::Impl {
     Db &db;
     std::shared_ptr<StorageDriver> driver;
@@ -82,13 +93,7 @@ struct Layers::Impl {
     std::string add_row(const std::string &parent, const NewLayer &what) {
         std::string id;
         db.transact([&](Db &t) {
-            {
-                auto counter = t.prepare("SELECT next FROM layer_counter");
-                if (!counter.step())
-                    throw Error(ErrorClass::kDataLoss, "make layer: the layer counter is gone");
-                id = base32(static_cast<uint64_t>(counter.integer(0)));
-            }
-            t.prepare("UPDATE layer_counter SET next=next+1").run();
+            id = next_layer_id(t);
             if (!parent.empty()) require_ready(t, parent);
             auto insert =
                 t.prepare("INSERT INTO layer(id,driver,state,parent,diff_id,blob_digest,blob_size,created) "

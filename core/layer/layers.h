@@ -46,6 +46,9 @@ using LayerNotice = std::function<void(const std::string &)>;
 /// chain_id of a layer over its parent's chain (image-spec config.md, "Layer ChainID").
 std::string chain_id_of(const std::string &parent_chain_id, const std::string &diff_id);
 
+/// An id that no layer ever had. Within a transaction.
+std::string next_layer_id(Db &transaction);
+
 /// Unpacks a tar stream (plain, gzip, zstd; detected by magic) under a directory fd. Hardened: every
 /// path is resolved within the root, symlinks never followed out, whiteouts written in `whiteout`
 /// format. Needs the privileges to chown and mknod. Throws kInvalidArgument naming the entry.
