@@ -11,7 +11,7 @@
 #include "core/store/db.h"
 
 #include <algorithm>
-#include <array>
+#include <condition_variable>
 #include <mutex>
 #include <set>
 
@@ -50,6 +50,37 @@ CallScope::Settings settings_for(const std::string &subject) {
     return s;
 }
 
+/// The driver wants its calls for one endpoint one after the other. A turn is no lock: a call that hangs
+/// keeps those of no other endpoint waiting.
+class Turns {
+  public:
+    class Turn {
+      public:
+        Turn(Turns &all, std::string id) : all_(all), id_(std::move(id)) {}
+        ~Turn() {
+            const std::lock_guard lock(all_.mutex_);
+            all_.taken_.erase(id_);
+            all_.ended_.notify_all();
+        }
+        Turn(const Turn &) = delete;
+
+      private:
+        Turns &all_;
+        const std::string id_;
+    };
+    Turn take(const std::string &id) {
+        std::unique_lock lock(mutex_);
+        ended_.wait(lock, [&] { return !taken_.contains(id); });
+        taken_.insert(id);
+        return {*this, id};
+    }
+
+  private:
+    std::mutex mutex_;
+    std::condition_variable ended_;
+    std::set<std::string> taken_;
+};
+
 } // namespace
 
 struct Networks::Impl {
@@ -57,11 +88,7 @@ struct Networks::Impl {
     std::shared_ptr<NetworkDriver> driver;
     std::string driver_name;
     Events &events;
-    // The driver wants its calls for one endpoint, and those for one network, one after the other.
-    std::array<std::mutex, 64> stripes;
-    std::mutex &stripe(const std::string &endpoint_id) {
-        return stripes[std::hash<std::string>{}(endpoint_id) % stripes.size()];
-    }
+    Turns turns; // by endpoint
 
     NetworkDriver &need_driver() const {
         if (!driver)
@@ -113,7 +140,7 @@ struct Networks::Impl {
     }
 
     void detach(const Endpoint &e) {
-        const std::lock_guard lock(stripe(e.id));
+        const Turns::Turn turn = turns.take(e.id);
         bool container = false;
         db.transact([&](Db &d) {
             d.prepare("UPDATE endpoint SET state = 'removing' WHERE id = ?").bind_all(e.id).run();
@@ -265,7 +292,7 @@ void Networks::adopt(const std::string &endpoint_id, const std::string &owner) {
 std::vector<PortBinding> Networks::publish(const std::string &endpoint_id,
                                            const std::vector<PortBinding> &ports) {
     NetworkDriver &driver = impl_->need_driver();
-    const std::lock_guard lock(impl_->stripe(endpoint_id));
+    const Turns::Turn turn = impl_->turns.take(endpoint_id);
     const Endpoint before = impl_->need(endpoint_id);
     if (ports.empty() && before.ports.empty()) return {};
     const CallScope scope(settings_for(before.owner));
