@@ -10,8 +10,8 @@ struct gantry_fixed {
 
 struct gantry_pointers {
     uint32_t struct_size;
-    const char *unowned; /* BAD owner */
-    const char *named;   /* [borrowed] */
+    const char *unowned;        /* BAD owner */
+    const char *named;          /* [borrowed] */
     const char *const *strange; /* [shared]: no mark of the list. BAD owner */
 };
 
