@@ -205,6 +205,7 @@ template <typename Driver> class ThreadCalls {
                 job->kept);
         });
         std::apply([&](auto &...kept) { (kept.give_back(args), ...); }, job->kept);
+        // hand_over() returned, so the job has set it. NOLINTNEXTLINE(bugprone-unchecked-optional-access)
         if constexpr (!std::is_void_v<R>) return std::move(*job->result);
     }
 

@@ -11,6 +11,7 @@ import concurrent.futures
 import hashlib
 import json
 import os
+import resource
 import shlex
 import subprocess
 import sys
@@ -101,7 +102,9 @@ def main():
 
     with concurrent.futures.ThreadPoolExecutor(int(os.environ.get("JOBS", "2"))) as pool:
         list(pool.map(work, entries))
-    print(f"tidy: {len(entries)} units in {time.time() - started:.0f} s, {count['known']} known to be good, "
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(f"tidy: {len(entries)} units in {time.time() - started:.0f} s "
+          f"({used.ru_utime + used.ru_stime:.0f} s of CPU), {count['known']} known to be good, "
           f"{count['bad']} with findings")
     sys.exit(1 if count["bad"] else 0)
 
