@@ -59,7 +59,9 @@ class TreeWriter {
             const size_t slash = path_.rfind('/');
             const std::string_view base =
                 std::string_view(path_).substr(slash == std::string::npos ? 0 : slash + 1);
-            if (whiteout_ != GANTRY_WHITEOUT_AUFS && base.starts_with(kWhiteoutPrefix)) return whiteout(base);
+            if (base.starts_with(kWhiteoutPrefix)) return whiteout(base);
+            if (whiteout_ == GANTRY_WHITEOUT_AUFS && ("/" + path_).find("/.wh.") != std::string::npos)
+                refuse(name_, "aufs takes names that begin with .wh. for its own");
             write(e);
             if (whiteout_ == GANTRY_WHITEOUT_NONE) remember(path_);
         } catch (const Error &error) {
@@ -123,6 +125,7 @@ class TreeWriter {
     /// Runs `make` (errno on failure), clearing what is in the way once.
     template <typename Make> Place make_entry(Make make) {
         Place at = tree_.place(path_);
+        unmark(at);
         if (make(at) == 0) return at;
         if (errno != EEXIST) fail(name_, errno);
         clear_the_way();
@@ -191,15 +194,16 @@ class TreeWriter {
 
     void directory(archive_entry *e, const Meta &m) {
         Place at = tree_.place(path_);
+        bool opaque = unmark(at);
         bool fresh = ::mkdirat(at.parent, at.name, m.mode & 01777) == 0;
-        bool opaque = false;
         if (!fresh) {
             if (errno != EEXIST) fail(name_, errno);
             struct stat st {};
             if (::fstatat(at.parent, at.name, &st, AT_SYMLINK_NOFOLLOW) != 0) fail(name_, errno);
             if (!S_ISDIR(st.st_mode)) {
                 // A whiteout and then the name again: the new directory shows nothing from below.
-                opaque = whiteout_ == GANTRY_WHITEOUT_OVERLAY && S_ISCHR(st.st_mode) && st.st_rdev == 0;
+                opaque = opaque ||
+                         (whiteout_ == GANTRY_WHITEOUT_OVERLAY && S_ISCHR(st.st_mode) && st.st_rdev == 0);
                 clear_the_way();
                 at = tree_.place(path_);
                 if (::mkdirat(at.parent, at.name, m.mode & 01777) != 0) fail(name_, errno);
@@ -325,13 +329,30 @@ class TreeWriter {
             return;
         }
         const Place at = tree_.place(victim);
-        if (::mknodat(at.parent, at.name, S_IFCHR, makedev(0, 0)) == 0) return;
-        if (errno != EEXIST) fail(name_, errno);
+        if (whiteout_ == GANTRY_WHITEOUT_AUFS) {
+            struct stat st {};
+            if (::fstatat(at.parent, at.name, &st, AT_SYMLINK_NOFOLLOW) != 0)
+                return mark(at.parent, std::string(base).c_str());
+        } else {
+            if (::mknodat(at.parent, at.name, S_IFCHR, makedev(0, 0)) == 0) return;
+            if (errno != EEXIST) fail(name_, errno);
+        }
         UniqueFd dir_fd(
             ::openat(at.parent, at.name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK));
         if (dir_fd) make_opaque(dir_fd.get()); // the directory replaces the one below
     }
+    /// aufs' whiteouts are empty files; what they say is in their names.
+    void mark(int dir, const char *name) {
+        const UniqueFd fd(::openat(dir, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0444));
+        if (!fd && errno != EEXIST) fail(name_, errno);
+    }
+    /// A whiteout and then the name again: true when the mark was there and is gone. aufs would believe it.
+    bool unmark(const Place &at) const {
+        return whiteout_ == GANTRY_WHITEOUT_AUFS &&
+               ::unlinkat(at.parent, (std::string(kWhiteoutPrefix) + at.name).c_str(), 0) == 0;
+    }
     void make_opaque(int dir) {
+        if (whiteout_ == GANTRY_WHITEOUT_AUFS) return mark(dir, std::string(kOpaqueName).c_str());
         if (::fsetxattr(dir, "trusted.overlay.opaque", "y", 1, 0) != 0)
             throw Error::from_errno(errno,
                                     "unpack entry " + name_.substr(0, 200) + ": set trusted.overlay.opaque");

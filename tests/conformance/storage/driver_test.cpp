@@ -1,7 +1,10 @@
 // What <gantry/storage.h> promises, of every driver.
 #include "tests/conformance/storage/drivers.h"
 
+#include "core/layer/changes.h"
+
 #include <atomic>
+#include <chrono>
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/wait.h>
@@ -56,8 +59,10 @@ TEST_P(Storage, AnIdIsMadeListedAndRemoved) {
         EXPECT_EQ(class_of([&] { driver->create(call, bad, {}, 0); }), ErrorClass::kInvalidArgument) << bad;
         EXPECT_EQ(class_of([&] { driver->remove(call, bad); }), ErrorClass::kInvalidArgument) << bad;
     }
-    if (!driver->caps(call).quota)
+    if (!driver->caps(call).quota) {
         EXPECT_EQ(class_of([&] { driver->create(call, "q", {}, 1 << 20); }), ErrorClass::kUnsupported);
+    }
+    EXPECT_TRUE(driver->list(call).empty());
 }
 
 TEST_P(Storage, CommittedLayersAreReadOnly) {
@@ -217,6 +222,45 @@ TEST_P(Storage, CancellationIsObeyed) {
     EXPECT_EQ(class_of([&] { driver->usage(cancelled, "a"); }), ErrorClass::kCancelled);
 }
 
+// Where a create copies, it can be stopped in the middle, and nothing is left.
+TEST_P(Storage, ACancelledCreateLeavesNothing) {
+    layer("base",
+          "mkdir d && for i in $(seq 400); do echo $i > d/$i; done; head -c 30000000 /dev/zero > big");
+    const auto started = std::chrono::steady_clock::now();
+    driver->create(call, "whole", chain, 0);
+    const auto whole = std::chrono::steady_clock::now() - started;
+    if (whole < std::chrono::milliseconds(20)) GTEST_SKIP() << "this driver copies nothing here";
+    CancelSource cancel;
+    CallScope::Settings settings;
+    settings.cancel = &cancel;
+    const CallScope cancelled(settings);
+    std::thread later([&] {
+        std::this_thread::sleep_for(whole / 10); // the moment is the point, not an event
+        cancel.cancel();
+    });
+    EXPECT_EQ(class_of([&] { driver->create(cancelled, "part", chain, 0); }), ErrorClass::kCancelled);
+    later.join();
+    auto ids = driver->list(call);
+    std::sort(ids.begin(), ids.end());
+    EXPECT_EQ(ids, (std::vector<std::string>{"base", "whole"}));
+    for (const std::string &name : list_directory(root))
+        EXPECT_NE(name.front(), '.') << "leftover " << name;
+}
+
+TEST_P(Storage, CopiesKeepHoles) {
+    layer("base",
+          "truncate -s 40M hole && printf x | dd of=hole bs=1 seek=20000000 conv=notrunc 2> /dev/null && "
+          "head -c 5000000 /dev/zero > zeros");
+    driver->create(call, "top", chain, 0);
+    const View v = view("top", chain);
+    struct stat st {};
+    ASSERT_EQ(::stat((v.path() + "hole").c_str(), &st), 0);
+    EXPECT_EQ(st.st_size, 40 << 20);
+    EXPECT_LT(st.st_blocks * 512, 1 << 20);
+    ASSERT_EQ(::stat((v.path() + "zeros").c_str(), &st), 0);
+    EXPECT_GE(st.st_blocks * 512, 5000000) << "what was written is no hole";
+}
+
 INSTANTIATE_TEST_SUITE_P(Drivers, Storage, testing::ValuesIn(kDrivers),
                          [](const auto &info) { return std::string(info.param.name); });
 
@@ -240,6 +284,75 @@ TEST(OverlayMounts, AreWhatTheContractSays) {
     EXPECT_EQ(first, (std::vector<std::string>{"lowerdir+=" + o + "b/fs", "lowerdir+=" + o + "a/fs",
                                                "upperdir=" + o + "c/fs", "workdir=" + o + "c/work"}));
     EXPECT_EQ(driver.mounts(call, "c", {"b", "a"}, true)[0].options[0], "lowerdir+=" + o + "c/fs");
+}
+
+// This driver never makes either, but a layer may have been written by another mount of the same directories.
+TEST(OverlayChanges, RedirectsAreRefusedAndMetadataCopiesUnderstood) {
+    TempDir dir;
+    OverlayDriver driver(dir.path + "/o", {});
+    const CallScope call;
+    driver.create(call, "a", {}, 0);
+    shell_in(dir.path + "/o/a/fs",
+             "mkdir -p old/sub && echo 1 > old/sub/f && echo data > file && echo keep > same");
+    driver.commit(call, "a", {}, false);
+    const auto changes = [&](const std::string &id) {
+        std::map<std::string, int> out;
+        driver.changes(call, id, {"a"}, [&](const Change &c) { out[c.path] = c.kind; });
+        return out;
+    };
+    const auto foreign = [&](const std::string &id, const char *feature, const std::string &script) {
+        driver.create(call, id, {"a"}, 0);
+        Mount mount = driver.mounts(call, id, {"a"}, false)[0];
+        std::erase_if(mount.options, [](const std::string &o) {
+            return o.starts_with("redirect_dir") || o.starts_with("metacopy") || o.starts_with("index");
+        });
+        mount.options.push_back(feature);
+        const View v{mount_detached({mount})};
+        shell_in(v.path(), script);
+    };
+    foreign("m", "metacopy=on", "chmod 600 file && chmod 600 same && chmod 644 same");
+    ASSERT_GE(::lgetxattr((dir.path + "/o/m/fs/file").c_str(), "trusted.overlay.metacopy", nullptr, 0), 0);
+    EXPECT_EQ(changes("m"), (std::map<std::string, int>{{"/file", GANTRY_CHANGE_MODIFIED}}));
+    foreign("r", "redirect_dir=on", "mv old new");
+    ASSERT_GT(::lgetxattr((dir.path + "/o/r/fs/new").c_str(), "trusted.overlay.redirect", nullptr, 0), 0);
+    EXPECT_EQ(class_of([&] { changes("r"); }), ErrorClass::kUnsupported);
+    // The walk that the core falls back to sees the move whole.
+    const View upper{mount_detached(driver.mounts(call, "r", {"a"}, true))};
+    const View lower{mount_detached(driver.mounts(call, "a", {}, true))};
+    std::map<std::string, int> walked;
+    for (const Change &c : compare_trees(lower.fd.get(), upper.fd.get(), call))
+        walked[c.path] = c.kind;
+    EXPECT_EQ(walked, (std::map<std::string, int>{{"/new", GANTRY_CHANGE_ADDED},
+                                                  {"/new/sub", GANTRY_CHANGE_ADDED},
+                                                  {"/new/sub/f", GANTRY_CHANGE_ADDED},
+                                                  {"/old", GANTRY_CHANGE_DELETED}}));
+    for (const char *bad : {"redirect_dir=on", "metacopy=on", "lowerdir+=/etc"})
+        EXPECT_EQ(class_of([&] { OverlayDriver other(dir.path + "/x", {.mount_options = {bad}}); }),
+                  ErrorClass::kInvalidArgument);
+}
+
+TEST(OverlayMounts, FiveHundredLayersStack) {
+    TempDir dir;
+    OverlayDriver driver(dir.path + "/o", {});
+    const CallScope call;
+    LayerIds chain;
+    for (int i = 0; i < 499; ++i) {
+        const std::string id = "n" + std::to_string(i);
+        driver.create(call, id, {}, 0);
+        write_file_atomically(dir.path + "/o/" + id + "/fs/f" + std::to_string(i), "x", 0644, false);
+        driver.commit(call, id, chain, false);
+        chain.insert(chain.begin(), id);
+    }
+    driver.create(call, "top", chain, 0);
+    const View v{mount_detached(driver.mounts(call, "top", chain, false))};
+    EXPECT_EQ(list_directory(v.path()).size(), 499u);
+    shell_in(v.path(), "rm f0 && echo new > f498");
+    std::map<std::string, int> seen;
+    driver.changes(call, "top", chain, [&](const Change &c) { seen[c.path] = c.kind; });
+    EXPECT_EQ(seen, (std::map<std::string, int>{{"/f0", GANTRY_CHANGE_DELETED},
+                                                {"/f498", GANTRY_CHANGE_MODIFIED}}));
+    chain.push_back("n0");
+    EXPECT_EQ(class_of([&] { driver.mounts(call, "top", chain, false); }), ErrorClass::kUnsupported);
 }
 
 // A string that fsconfig(2) does not take goes through mount(2), as everything does before Linux 6.8.
