@@ -7,14 +7,16 @@
 #include "core/plugin/engine_id.h"
 #include "core/plugin/forward.h"
 #include "core/plugin/load.h"
+#include "core/plugin/process.h"
 #include "core/store/db.h"
+#include "core/store/moved_storage.h"
 
 #include <algorithm>
 #include <climits>
 #include <filesystem>
 #include <fmt/format.h>
+#include <map>
 #include <mutex>
-#include <openssl/evp.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -63,22 +65,12 @@ std::shared_ptr<Driver> forward(std::shared_ptr<Instance> instance, const Driver
 
 } // namespace
 
-std::string sha256_hex(const unsigned char *data, size_t size) {
-    unsigned char digest[EVP_MAX_MD_SIZE];
-    unsigned int length = 0;
-    if (EVP_Digest(data, size, digest, &length, EVP_sha256(), nullptr) != 1)
-        throw Error(ErrorClass::kInternal, "compute sha256 of a plugin: the crypto library refused");
-    std::string out;
-    for (unsigned i = 0; i < length; ++i)
-        out += fmt::format("{:02x}", digest[i]);
-    return out;
-}
-
 struct PluginHost::Impl {
     struct Found {
         PluginInfo info;
         std::shared_ptr<LoadedPlugin> plugin; // null when refused
         int64_t probed_ns = 0;
+        std::weak_ptr<PluginProcess> process;
         bool tried = false; // what a start has shown is better known than what a probe would say
     };
     /// The one driver of a kind that is in use. `opening` is held while it is made: init and create may
@@ -108,6 +100,7 @@ struct PluginHost::Impl {
     mutable std::mutex mutex;
     std::mutex probing;
     InUse<StorageDriver> storage;
+    std::map<std::string, std::shared_ptr<StorageDriver>> beside; // guarded by storage.opening
     InUse<NetworkDriver> network;
     InUse<RegistryDriver> registry;
 
@@ -214,8 +207,22 @@ struct PluginHost::Impl {
                 make_directories(dir, 0700);
                 if (::chmod(dir.c_str(), 0700) != 0) throw Error::from_errno(errno, "protect " + dir);
             }
-            auto driver = forward<Driver>(start_instance(f.plugin, std::move(start), db, hosting), hosting);
+            std::shared_ptr<Driver> driver;
+            std::shared_ptr<PluginProcess> process;
+            if (hosting.isolation == DriverHosting::Isolation::kProcess) {
+                auto services = std::make_shared<PluginServices>(f.plugin->entry.name, db);
+                f.plugin->set_services(services);
+                process = std::make_shared<PluginProcess>(
+                    ProcessSetup{libexec + "/gantry-plugin-host", f.info.file, pin_of(f.info.file),
+                                 std::move(start), hosting, std::move(services), f.plugin->record});
+                driver = forward_by<Driver>(ProcessCalls<Driver>(process));
+                if constexpr (std::is_same_v<Driver, NetworkDriver>)
+                    driver = make_remembering(driver, process);
+            } else {
+                driver = forward<Driver>(start_instance(f.plugin, std::move(start), db, hosting), hosting);
+            }
             const std::lock_guard lock(mutex);
+            f.process = process;
             f.info.state = PluginState::kOk;
             f.info.in_use = true;
             f.info.isolation = hosting.isolation;
@@ -284,13 +291,15 @@ struct PluginHost::Impl {
 
     std::string marker() const { return root + "/storage/.driver"; }
 
-    /// The driver that wrote this root, or "" when nothing of it is left.
-    std::string written_by() const {
+    /// The driver that wrote this root, or "" when nothing of it is left. A move is recorded with the
+    /// layers it moved; the file may be older.
+    std::string written_by(const MovedStorage &moved) const {
         bool there = false;
         std::string name = read_file_if(marker(), there, 64);
         while (!name.empty() && name.back() == '\n')
             name.pop_back();
-        if (!there || name.empty()) return {};
+        if (!moved.to.empty()) name = moved.to;
+        if (name.empty()) return {};
         if (!db) return name;
         int64_t layers = 0;
         db->transact([&](Db &d) {
@@ -301,21 +310,39 @@ struct PluginHost::Impl {
         return layers > 0 ? name : std::string();
     }
 
+    /// An empty root may go on with another driver than the last move's.
+    void forget_older_move(const std::string &name) const {
+        if (!db) return;
+        if (const std::string to = moved_storage(*db).to; !to.empty() && to != name)
+            db->transact([&](Db &t) { record_move(t, {"", name}); });
+    }
+
     std::shared_ptr<StorageDriver> choose_storage(std::string &name) {
         const StorageConfig &config = settings.storage();
-        const std::string owner = written_by();
+        const MovedStorage moved = db ? moved_storage(*db) : MovedStorage{};
+        std::string owner = written_by(moved);
         if (config.driver != "auto") {
+            if (!owner.empty() && owner == moved.to && config.driver == moved.from) {
+                // Whoever moved the layers meant it: one command, and the file may follow later.
+                log_warn("storage.driver = \"{}\" in the configuration is out of date: the layers were moved "
+                         "to {}, which is used; change it to \"{}\" or \"auto\"",
+                         config.driver, owner, owner);
+                name = owner;
+                return named<StorageDriver>(GANTRY_KIND_STORAGE, name);
+            }
             if (!owner.empty() && owner != config.driver)
                 throw Error(
                     ErrorClass::kFailedPrecondition,
                     fmt::format("use storage driver {}: {} was written by driver {}", config.driver, root,
                                 owner),
-                    fmt::format("set storage.driver = \"{}\", or give engine.root another directory, or "
-                                "remove all containers and images with {} first",
-                                owner, owner));
+                    fmt::format("set storage.driver = \"{}\" (or \"auto\"), and to move its layers start the "
+                                "engine and run: gantry system migrate --storage {}; or give engine.root "
+                                "another directory",
+                                owner, config.driver));
             name = config.driver;
             return named<StorageDriver>(GANTRY_KIND_STORAGE, name);
         }
+        if (owner.empty()) owner = moved.to; // a choice that was made, even if no layer is left
         if (!owner.empty()) { // auto never leaves existing layers behind
             name = owner;
             try {
@@ -369,6 +396,15 @@ std::vector<PluginInfo> PluginHost::list() const {
         PluginInfo &info = out.emplace_back(f.info);
         if (!f.plugin) continue;
         info.calls_given_up = f.plugin->record->given_up.load();
+        if (const auto process = f.process.lock()) {
+            const PluginProcess::Status now = process->status();
+            info.pid = now.pid;
+            info.restarts = now.restarts;
+            if (!now.up) {
+                info.state = PluginState::kFailed;
+                info.reason = "its process " + (now.reason.empty() ? "starts" : now.reason);
+            }
+        }
         if (f.plugin->record->hung()) {
             info.state = PluginState::kFailed;
             info.reason =
@@ -397,11 +433,19 @@ std::shared_ptr<StorageDriver> PluginHost::storage() {
         std::string name;
         auto driver = impl_->choose_storage(name);
         write_file_atomically(impl_->marker(), name + "\n", 0600, true);
+        impl_->forget_older_move(name);
         const std::lock_guard lock(impl_->mutex);
         use.driver = std::move(driver);
         use.name = name;
     }
     return use.driver;
+}
+
+std::shared_ptr<StorageDriver> PluginHost::storage_beside(const std::string &name) {
+    const std::lock_guard opening(impl_->storage.opening);
+    auto &driver = impl_->beside[name];
+    if (!driver) driver = impl_->named<StorageDriver>(GANTRY_KIND_STORAGE, name);
+    return driver;
 }
 
 std::shared_ptr<NetworkDriver> PluginHost::network() {

@@ -52,6 +52,8 @@ class PluginHost {
     /// root written by another driver is kFailedPrecondition with the way out.
     std::shared_ptr<StorageDriver> storage();
     std::string storage_name() const; // after storage()
+    /// Another storage driver beside the one in use, for a move between the two.
+    std::shared_ptr<StorageDriver> storage_beside(const std::string &name);
     std::shared_ptr<NetworkDriver> network();
     std::string network_name() const;
     std::shared_ptr<RegistryDriver> registry();

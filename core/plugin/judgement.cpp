@@ -16,6 +16,7 @@
 #include <fcntl.h>
 #include <filesystem>
 #include <fmt/format.h>
+#include <openssl/evp.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -115,6 +116,17 @@ void judge_options(const gantry_option *options, uint32_t count, bool element, i
 }
 
 } // namespace
+
+std::string sha256_hex(const unsigned char *data, size_t size) {
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    unsigned int length = 0;
+    if (EVP_Digest(data, size, digest, &length, EVP_sha256(), nullptr) != 1)
+        throw Error(ErrorClass::kInternal, "compute sha256 of a plugin: the crypto library refused");
+    std::string out;
+    for (unsigned i = 0; i < length; ++i)
+        out += fmt::format("{:02x}", digest[i]);
+    return out;
+}
 
 const char *kind_name(gantry_kind kind) {
     switch (kind) {
