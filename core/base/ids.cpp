@@ -66,6 +66,8 @@ std::string rfc3339(int64_t wall_ns_value) {
     return out + "Z";
 }
 
+constexpr int64_t kMostSeconds = 9000000000LL; // as nanoseconds they still fit into 63 bits
+
 bool parse_time(const std::string &text, int64_t &wall_ns_value) noexcept {
     const char *p = text.c_str();
     auto fraction = [&p]() {
@@ -85,7 +87,7 @@ bool parse_time(const std::string &text, int64_t &wall_ns_value) noexcept {
         const long long seconds = strtoll(p, &end, 10);
         p = end;
         const int64_t nanos = fraction();
-        if (*p != 0 || seconds > 9000000000LL) return false;
+        if (*p != 0 || seconds > kMostSeconds) return false;
         wall_ns_value = seconds * 1000000000LL + nanos;
         return true;
     }
@@ -93,15 +95,16 @@ bool parse_time(const std::string &text, int64_t &wall_ns_value) noexcept {
     const int64_t nanos = fraction();
     int64_t offset = 0;
     if (*p == '+' || *p == '-') {
-        int hours = 0, minutes = 0;
-        if (sscanf(p + 1, "%2d:%2d", &hours, &minutes) != 2) return false;
+        int hours = 0, minutes = 0, size = 0;
+        if (sscanf(p + 1, "%2d:%2d%n", &hours, &minutes, &size) != 2 || size != 5) return false;
         offset = (hours * 3600 + minutes * 60) * (*p == '-' ? -1 : 1);
         p += 6;
     } else if (*p == 'Z' || *p == 'z') {
         ++p;
     }
-    if (*p != 0) return false;
-    wall_ns_value = (static_cast<int64_t>(timegm(&parts)) - offset) * 1000000000LL + nanos;
+    const int64_t seconds = static_cast<int64_t>(timegm(&parts)) - offset;
+    if (*p != 0 || std::abs(seconds) > kMostSeconds) return false;
+    wall_ns_value = seconds * 1000000000LL + nanos;
     return true;
 }
 

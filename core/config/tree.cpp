@@ -9,6 +9,20 @@ namespace {
 
 constexpr int kMaxDepth = 32;
 
+/// toml++ 3.3 asks of a character outside of strings whether it is a space, and for U+FEB2 to U+FEFE (Arabic
+/// presentation forms) its table ends in undefined behaviour. Nobody needs them: refused wherever they stand.
+void refuse_what_the_parser_cannot_judge(const std::string &text, const std::string &source) {
+    uint32_t line = 1, column = 1;
+    for (size_t i = 0; i < text.size(); ++i, ++column) {
+        if (text[i] == '\n') ++line, column = 0;
+        if (text.compare(i, 1, "\xEF") != 0 || text.size() - i < 3) continue;
+        const unsigned point = 0xF000u | (text[i + 1] & 0x3Fu) << 6 | (text[i + 2] & 0x3Fu);
+        if (point >= 0xFEB2 && point < 0xFEFF)
+            throw config_error({source, line, column}, "a character of the Arabic presentation forms",
+                               "write the plain letter, or \\u and its number within a string");
+    }
+}
+
 Origin origin_of(const toml::source_region &region, const std::string &source) {
     return {source, region.begin.line, region.begin.column};
 }
@@ -74,6 +88,7 @@ Node *Node::child(std::string_view key) {
 }
 
 Node parse_document(const std::string &text, const std::string &source) {
+    refuse_what_the_parser_cannot_judge(text, source);
     try {
         return convert(toml::parse(std::string_view(text)), source, 0);
     } catch (const toml::parse_error &e) {
