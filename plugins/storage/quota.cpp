@@ -48,7 +48,7 @@ ProjectQuota::ProjectQuota(const LayerRoot &root) : root_(root), next_(kFirstPro
     state.qs_version = FS_QSTATV_VERSION1;
     if (quota(root.fd(), Q_XGETQSTATV, 0, &state) != 0)
         reason_ = errno == ENOSYS
-                      ? "the kernel is older than Linux 5.14"
+                      ? "the kernel has no project quotas"
                       : std::string("the file system has no project quotas (") + std::strerror(errno) + ")";
     else if (!(state.qs_flags & FS_QUOTA_PDQ_ENFD))
         reason_ = "the file system is mounted without prjquota";

@@ -247,6 +247,23 @@ TEST_P(Storage, ACancelledCreateLeavesNothing) {
         EXPECT_NE(name.front(), '.') << "leftover " << name;
 }
 
+TEST_P(Storage, SizeLimitsHold) {
+    if (!driver->caps(call).quota) GTEST_SKIP() << "no quota on this root";
+    layer("base", "head -c 3000000 /dev/urandom > big");
+    driver->create(call, "small", chain, 2 << 20);
+    {
+        const View v = view("small", chain);
+        shell_in(v.path(), "head -c 1000000 /dev/urandom > fits && sync -f .");
+        EXPECT_THROW(shell_in(v.path(), "head -c 6000000 /dev/urandom > burst 2> /dev/null && sync -f ."),
+                     std::runtime_error);
+    }
+    driver->create(call, "large", chain, 20 << 20);
+    shell_in(view("large", chain).path(), "head -c 6000000 /dev/urandom > fits && sync -f .");
+    driver->remove(call, "small");
+    driver->create(call, "next", chain, 0);
+    shell_in(view("next", chain).path(), "head -c 6000000 /dev/urandom > fits && sync -f .");
+}
+
 TEST_P(Storage, CopiesKeepHoles) {
     layer("base",
           "truncate -s 40M hole && printf x | dd of=hole bs=1 seek=20000000 conv=notrunc 2> /dev/null && "
