@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <climits>
 #include <csignal>
+#include <cstdlib>
 #include <ctime>
 #include <fcntl.h>
 #include <poll.h>
@@ -22,6 +23,7 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <vector>
 
 namespace gantry::cli {
 namespace {
@@ -65,7 +67,13 @@ int64_t now_ms() {
                 "start it with: systemctl start gantry, or: gantryd --socket " + path);
 }
 
-pid_t spawn_daemon(const std::string &binary, const std::string &log_path) {
+/// `config` and `socket` may be "": the daemon's own defaults.
+pid_t spawn_daemon(const std::string &binary, const std::string &log_path, const std::string &config,
+                   const std::string &socket) {
+    std::vector<const char *> arguments{"gantryd"};
+    if (!config.empty()) arguments.insert(arguments.end(), {"--config", config.c_str()});
+    if (!socket.empty()) arguments.insert(arguments.end(), {"--socket", socket.c_str()});
+    arguments.push_back(nullptr);
     pid_t child = ::fork();
     if (child < 0) throw Error::from_errno(errno, "start " + binary);
     if (child > 0) return child;
@@ -82,8 +90,16 @@ pid_t spawn_daemon(const std::string &binary, const std::string &log_path) {
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, nullptr);
     (void)!::chdir("/");
-    ::execl(binary.c_str(), "gantryd", static_cast<char *>(nullptr));
+    ::execv(binary.c_str(), const_cast<char *const *>(arguments.data()));
     _exit(127);
+}
+
+// The daemon works in / and would look for a relative path there.
+std::string absolute_path(const std::string &path) {
+    if (path.empty() || path[0] == '/') return path;
+    char here[PATH_MAX];
+    if (!::getcwd(here, sizeof here)) throw Error::from_errno(errno, "find the current directory");
+    return std::string(here) + "/" + path;
 }
 
 } // namespace
@@ -105,7 +121,11 @@ UniqueFd connect_or_start(const Endpoint &endpoint) {
     if (UniqueFd fd = try_connect(endpoint.path, error)) return fd;
     std::string binary;
     bool absent = error == ENOENT || error == ECONNREFUSED;
-    if (!endpoint.is_default || !absent || ::geteuid() != 0 || (binary = find_daemon_binary()).empty())
+    // Who names a socket means an engine that runs, unless GANTRY_CONFIG says how to start that one.
+    const char *value = getenv("GANTRY_CONFIG");
+    const std::string config = value ? value : "";
+    if ((!endpoint.is_default && config.empty()) || !absent || ::geteuid() != 0 ||
+        (binary = find_daemon_binary()).empty())
         fail_no_daemon(endpoint.path, error);
 
     std::string directory = endpoint.path.substr(0, endpoint.path.rfind('/'));
@@ -113,7 +133,8 @@ UniqueFd connect_or_start(const Endpoint &endpoint) {
     ::mkdir(directory.c_str(), 0711);
     UniqueFd watch(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
     if (watch) ::inotify_add_watch(watch.get(), directory.c_str(), IN_CREATE | IN_MOVED_TO | IN_ATTRIB);
-    pid_t child = spawn_daemon(binary, log_path);
+    pid_t child =
+        spawn_daemon(binary, log_path, absolute_path(config), endpoint.is_default ? "" : endpoint.path);
 
     bool child_ended = false;
     for (int64_t deadline = now_ms() + kStartDeadlineMs; now_ms() < deadline;) {

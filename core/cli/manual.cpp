@@ -69,6 +69,8 @@ std::string manual_page() {
             "executed, 127 "
             "when it is not there, 128+\\fIn\\fR when signal \\fIn\\fR ended it.\n"
             ".SH ENVIRONMENT\n.TP\n.B GANTRY_HOST\nSocket of the engine, as with \\fB\\-H\\fR.\n"
+            ".TP\n.B GANTRY_CONFIG\nConfiguration to start gantryd with when nothing answers on the "
+            "socket.\n"
             ".TP\n.B NO_COLOR\nNo colour in terminals.\n"
             ".SH FILES\n.TP\n.I /run/gantry/gantry.sock\nThe engine's socket.\n"
             ".TP\n.I /etc/gantry/gantry.toml\nIts configuration, see \\fBgantry.toml\\fR(5).\n"

@@ -144,6 +144,7 @@ cleanup() {
   [ -n "${ENGINE_PID:-}" ] && stop_engine
   [ -e "$T/gantry.toml" ] && [ -d "$T/root" ] && gantryd --config "$T/gantry.toml" --clean >> "$T/gantryd.log" 2>&1 || true
   for pid in "${STARTED_PIDS[@]}"; do kill "$pid" 2> /dev/null || true; done
+  if declare -F test_cleanup > /dev/null; then test_cleanup || true; fi # what the test itself mounted or made
   # Nothing may stay behind: links, tables, mounts, cgroups.
   if [ $status = 0 ] && [ -e "$T/gantry.toml" ]; then
     local left
