@@ -5,11 +5,13 @@
 #include "core/config/config.h"
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
 namespace gantry {
 class Containers;
+class Db;
 class Events;
 class Images;
 class Layers;
@@ -20,6 +22,8 @@ class Volumes;
 } // namespace gantry
 
 namespace gantry::api {
+
+class Gate;
 
 struct Engine {
     std::shared_ptr<const EngineSettings> settings;
@@ -33,6 +37,9 @@ struct Engine {
     Runtime *runtime = nullptr;
     std::string id; // engine_id
     int64_t started_ns = 0;
+    Db *db = nullptr;
+    Gate *gate = nullptr;          // null in tests that have no use for it
+    std::function<void()> restart; // ends this process in favour of a new one, after the present answers
 };
 
 /// Every route over `engine`, which is borrowed.
@@ -46,6 +53,7 @@ void add_archive_routes(Router &router, const Engine &engine);
 void add_exec_routes(Router &router, const Engine &engine);
 void add_image_routes(Router &router, const Engine &engine);
 void add_network_volume_routes(Router &router, const Engine &engine);
+void add_migrate_routes(Router &router, const Engine &engine);
 void add_gantry_routes(Router &router, const Engine &engine);
 /// What this version does not do yet, with a sentence instead of "page not found".
 void add_refusals(Router &router);

@@ -131,6 +131,7 @@ void Router::serve(Exchange &exchange) const {
             request.api_minor = minor;
         }
         try {
+            const std::shared_ptr<void> pass = guard_ ? guard_(request) : nullptr;
             route.handler(exchange);
             response.end();
         } catch (const Error &error) {

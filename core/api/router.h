@@ -4,6 +4,7 @@
 #include "core/api/http.h"
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,8 @@ class Router {
   public:
     /// Pattern segments: literal, "{name}" (one segment) or "{name...}" (one or more). First match wins.
     void add(const char *methods, const char *pattern, Handler handler);
+    /// Asked before each handler; what it returns lives as long as the handler runs.
+    void guard(std::function<std::shared_ptr<void>(const Request &)> guard) { guard_ = std::move(guard); }
     /// Answers one request; whatever a handler throws becomes an answer or, once the head is out, an
     /// early end of the stream. HttpError and a vanished client pass through.
     void serve(Exchange &exchange) const;
@@ -36,6 +39,7 @@ class Router {
         Handler handler;
     };
     std::vector<Route> routes_;
+    std::function<std::shared_ptr<void>(const Request &)> guard_;
 };
 
 int http_status(const Error &error);

@@ -1,5 +1,6 @@
 // /gantry/v1: what Docker has no endpoint for. And what this version refuses, in words.
 #include "core/api/dialect.h"
+#include "core/api/gate.h"
 #include "core/api/render.h"
 #include "core/container/containers.h"
 #include "core/image/images.h"
@@ -203,6 +204,8 @@ std::shared_ptr<const Router> make_router(const Engine &engine) {
     add_image_routes(*router, engine);
     add_network_volume_routes(*router, engine);
     add_gantry_routes(*router, engine);
+    add_migrate_routes(*router, engine);
+    if (engine.gate) router->guard([&engine](const Request &request) { return engine.gate->enter(request); });
     add_refusals(*router);
     return router;
 }

@@ -75,6 +75,8 @@ const boost::json::array &array_of(const boost::json::value &value);
 /// Pulls with progress. `quiet`: no progress. Output goes to `fd`.
 void pull_image(Client &client, const std::string &reference, const std::string &platform, bool quiet,
                 int fd);
+/// POSTs and shows the progress that the daemon streams back. Throws ExitWith when it reports a failure.
+void follow_progress(Client &client, const std::string &path, bool quiet, int fd);
 /// "name[:tag|@digest]" cut for the API; tag "latest" when there is none.
 std::pair<std::string, std::string> split_reference(const std::string &reference);
 

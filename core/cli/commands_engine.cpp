@@ -364,6 +364,31 @@ int mirror_explain(Invocation &invocation) {
     return 0;
 }
 
+/// The engine moves its layers and restarts on the new driver: done when it answers with that one.
+int migrate_command(Invocation &invocation) {
+    const std::string to = invocation.flags.get("storage");
+    if (to.empty())
+        throw Error(ErrorClass::kInvalidArgument, "move storage: --storage NAME is needed",
+                    "gantry plugin ls shows the drivers");
+    follow_progress(invocation.client, "/gantry/v1/system/migrate?storage=" + url_encode(to),
+                    invocation.flags.is_set("quiet"), 1);
+    Endpoint endpoint = invocation.client.endpoint();
+    endpoint.is_default = false; // it comes back by itself; nobody starts a second one
+    for (int attempt = 0; attempt < 600; ++attempt) {
+        try {
+            Client client(endpoint);
+            if (text_at(client.get("/info"), "Driver") == to) return 0;
+        } catch (const std::exception &) {
+            // on its way
+        }
+        usleep(50'000);
+    }
+    throw ExitWith(1, "The layers were moved, but the engine has not come back within 30 s: see its log.");
+}
+
+constexpr Flag kMigrateFlags[] = {
+    {"quiet", 'q', kBool, "Do not show progress"},
+    {"storage", 0, kString, "Storage driver to move all images and containers to"}};
 constexpr Flag kFormatFlags[] = {{"format", 'f', kString, "Format output using a Go template or 'json'"}};
 constexpr Flag kEventsFlags[] = {
     {"filter", 'f', kList, "Filter output based on conditions provided", "filter"},
@@ -412,6 +437,9 @@ std::span<const Command> engine_commands() {
         {"doctor", "system doctor", "[OPTIONS]",
          "Check what this machine offers an engine, and say how to get what is missing", kDoctorFlags, 0, 0,
          doctor_command},
+        {"system migrate", "", "[OPTIONS] --storage NAME",
+         "Move all images and stopped containers to another storage driver", kMigrateFlags, 0, 0,
+         migrate_command},
         {"mirror explain", "", "[OPTIONS] REFERENCE",
          "Show which registry endpoints a pull would try, in order", kFormatFlags, 1, 1, mirror_explain},
     };

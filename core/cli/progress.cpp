@@ -79,7 +79,8 @@ class ProgressView {
     void plain(const std::string &text) { write_all(fd_, text, "output"); }
 
     static bool finished(const Line &line) {
-        return line.status == "Pull complete" || line.status == "Already exists" || line.status == "Pushed";
+        return line.status == "Pull complete" || line.status == "Already exists" || line.status == "Copied" ||
+               line.status == "Pushed";
     }
 
     std::string render(const Line &line, unsigned columns) const {
@@ -156,6 +157,10 @@ void pull_image(Client &client, const std::string &reference, const std::string 
     std::string path =
         "/images/create?fromImage=" + url_encode(name) + "&tag=" + url_encode(tag.empty() ? "latest" : tag);
     if (!platform.empty()) path += "&platform=" + url_encode(platform);
+    follow_progress(client, path, quiet, fd);
+}
+
+void follow_progress(Client &client, const std::string &path, bool quiet, int fd) {
     struct sigaction action {
     }, old{};
     action.sa_handler = on_interrupt;

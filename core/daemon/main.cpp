@@ -1,6 +1,7 @@
 // gantryd: puts the engine together, recovers what a former one left, serves until told to stop.
 // Containers are children of their shims, so stopping (or killing) this process disturbs none of them.
 #include "core/api/engine.h"
+#include "core/api/gate.h"
 #include "core/api/server.h"
 #include "core/base/files.h"
 #include "core/base/ids.h"
@@ -13,6 +14,7 @@
 #include "core/events/events.h"
 #include "core/image/images.h"
 #include "core/layer/layers.h"
+#include "core/layer/migrate.h"
 #include "core/network/networks.h"
 #include "core/plugin/engine_id.h"
 #include "core/plugin/host.h"
@@ -24,6 +26,7 @@
 
 #include <algorithm>
 #include <boost/program_options.hpp>
+#include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <cstddef>
@@ -217,7 +220,33 @@ int clean(const EngineSettings &settings) {
     return 0;
 }
 
-int serve(const std::shared_ptr<const EngineSettings> &settings) {
+/// What a move to another storage driver had not removed yet when the engine ended.
+void end_moves(Db &db, PluginHost &plugins, const EngineConfig &config) {
+    for (const std::string &name : drivers_moved_from(db, plugins.storage_name())) {
+        try {
+            log_info("remove what the move to {} left of storage driver {}", plugins.storage_name(), name);
+            const CallScope call;
+            remove_moved(db, {name, plugins.storage_beside(name)}, config.root + "/storage/" + name, call,
+                         {});
+        } catch (const Error &error) {
+            log_warn("remove layers of storage driver {}: {}; the next start tries again", name,
+                     error.message());
+        }
+    }
+}
+
+enum class End { kStop, kRestart };
+char **program_arguments = nullptr;
+
+/// The same process id, so that whoever supervises it sees no end. Descriptors close: all are CLOEXEC.
+[[noreturn]] void restart_program() {
+    fflush(nullptr);
+    execv("/proc/self/exe", program_arguments);
+    log_error("restart: {}", strerror(errno));
+    _exit(1);
+}
+
+End serve(const std::shared_ptr<const EngineSettings> &settings) {
     const EngineConfig &config = settings->engine();
     make_state_directories(config);
     const UniqueFd lock = api::lock_engine(config.run);
@@ -228,6 +257,7 @@ int serve(const std::shared_ptr<const EngineSettings> &settings) {
         log_info("{}", notice);
 
     const auto storage = plugins.storage();
+    end_moves(db, plugins, config);
     const auto network = plugins.network();
     const auto registry = plugins.registry();
     Events events;
@@ -252,11 +282,20 @@ int serve(const std::shared_ptr<const EngineSettings> &settings) {
     networks.recover(live);
     api::Engine engine{settings, &plugins, &containers,   &images, &layers,  &networks,
                        &volumes, &events,  runtime.get(), id,      wall_ns()};
+    api::Gate gate;
+    std::atomic<bool> restart = false;
+    engine.db = &db;
+    engine.gate = &gate;
+    engine.restart = [&restart] {
+        restart = true;
+        running_server->stop();
+    };
     // The socket exists before containers with a restart policy do, but is served after recovery.
     api::ServerSettings listen{config.socket, config.socket_group, config.run};
     // A connection needs up to three descriptors; running out of them must not hit the containers' part.
     if (rlimit files{}; getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur / 6 < listen.max_connections)
         listen.max_connections = std::max(16u, unsigned(files.rlim_cur / 6));
+    const bool activated = getenv("LISTEN_FDS") != nullptr; // taken away by the server
     api::Server server(listen, api::make_router(engine));
     running_server = &server;
     install_signals();
@@ -267,16 +306,19 @@ int serve(const std::shared_ptr<const EngineSettings> &settings) {
              plugins.storage_name(), plugins.network_name(), plugins.registry_name());
     notify("READY=1\n");
     const bool drained = server.run(kGraceMs);
-    notify("STOPPING=1\n");
-    log_info("gantryd stops; containers go on running");
+    // systemd's socket cannot be taken along, and systemd starts us again at its next connection.
+    const bool again = restart && !activated;
+    notify(again ? "RELOADING=1\n" : "STOPPING=1\n");
+    log_info("gantryd {}; containers go on running", again ? "restarts" : "stops");
     if (!drained) {
         // Requests are still at work on these objects: every state is recoverable, so leave them be.
         log_warn("some requests did not end in time");
         server.remove_socket();
+        if (again) restart_program();
         _exit(0);
     }
     running_server = nullptr;
-    return 0;
+    return again ? End::kRestart : End::kStop;
 }
 
 } // namespace
@@ -295,7 +337,12 @@ int gantryd(int argc, char **argv) {
             throw Error(ErrorClass::kPermissionDenied, "start engine: it needs root",
                         "run it with sudo, or as a system service");
         install_signals();
-        const int status = arguments.clean ? clean(*settings) : serve(settings);
+        program_arguments = argv;
+        int status = 0;
+        if (arguments.clean)
+            status = clean(*settings);
+        else if (serve(settings) == End::kRestart)
+            restart_program();
         if (plugin_calls_hang()) {
             fflush(nullptr);
             _exit(status);

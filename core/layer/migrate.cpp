@@ -465,15 +465,28 @@ void Migration::switch_over() {
 
 void Migration::forget(const Call &call) { impl_->clean_target(false, call); }
 
-std::vector<std::string> drivers_moved_from(Db &db, const std::string &current) {
+namespace {
+
+std::vector<std::string> drivers_found(Db &db, std::string_view sql, const std::string &current) {
     std::vector<std::string> out;
     db.transact([&](Db &t) {
-        auto s = t.prepare("SELECT DISTINCT driver FROM layer WHERE driver<>? AND state='removing'");
+        auto s = t.prepare(sql);
         s.bind(1, current);
         while (s.step())
             out.push_back(s.text(0));
     });
     return out;
+}
+
+} // namespace
+
+std::vector<std::string> drivers_moved_from(Db &db, const std::string &current) {
+    return drivers_found(db, "SELECT DISTINCT driver FROM layer WHERE driver<>? AND state='removing'",
+                         current);
+}
+std::vector<std::string> drivers_with_copies(Db &db, const std::string &current) {
+    return drivers_found(db, "SELECT DISTINCT driver FROM layer WHERE driver<>? AND state<>'removing'",
+                         current);
 }
 
 void remove_moved(Db &db, const Migration::Side &old, const std::string &folder, const Call &call,

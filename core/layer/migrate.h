@@ -48,6 +48,8 @@ class Migration {
 
 /// Drivers other than `current` whose layers wait for their removal after a move.
 std::vector<std::string> drivers_moved_from(Db &db, const std::string &current);
+/// Drivers other than `current` that hold copies of a move which was interrupted.
+std::vector<std::string> drivers_with_copies(Db &db, const std::string &current);
 /// Ends that removal: all layers, and `folder`, the driver's own, when nothing is left in it.
 void remove_moved(Db &db, const Migration::Side &old, const std::string &folder, const Call &call,
                   const Migration::Progress &progress);
