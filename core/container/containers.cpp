@@ -145,6 +145,7 @@ std::string Containers::Impl::state_text(const Record &r) const {
     o["restarts"] = r.state.restart_count;
     o["manual"] = r.manual_stop;
     o["sandbox"] = r.sandbox_id;
+    o["image"] = r.image_id; // the column lets go of an image that is removed by force
     o["image_name"] = r.image_name;
     o["platform"] = r.platform;
     json::array mounts;
@@ -214,6 +215,7 @@ void Containers::Impl::load() {
                 state.restart_count = static_cast<int>(number_of(o, "restarts"));
                 record->manual_stop = flag_of(o, "manual");
                 record->sandbox_id = string_of(o, "sandbox");
+                if (record->image_id.empty()) record->image_id = string_of(o, "image");
                 record->image_name = string_of(o, "image_name");
                 record->platform = string_of(o, "platform");
                 if (const auto *mounts = o.if_contains("mounts"); mounts && mounts->is_array()) {

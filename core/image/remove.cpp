@@ -1,6 +1,6 @@
 // docker rmi, rule for rule (moby daemon/images/image_delete.go): a name is taken away first, and the image
-// goes with its last name. What a container uses stays: its rows refer to the image, so --force on a stopped
-// container's image takes the names and leaves the image until the container is gone.
+// goes with its last name. What a running container uses stays. With --force a stopped one lets go of its
+// image; its own layer still holds the layers below, so it can be started all the same.
 #include "core/image/impl.h"
 
 #include "core/base/log.h"
@@ -169,6 +169,16 @@ std::vector<Deleted> Images::remove(const std::string &name, bool force, bool pr
     if (!quiet)
         for (const auto &ref : refs)
             impl_->drop_name(ref, id, out);
+    const bool in_use = std::any_of(users.begin(), users.end(), [](const auto &u) { return u.running; });
+    if (force && !in_use) {
+        impl_->db.transact([&](Db &d) {
+            // Judged anew: one that was started meanwhile keeps the image.
+            d.prepare("UPDATE container SET image = NULL WHERE image = ?1"
+                      " AND instr(replace(state, ' ', ''), '\"running\":true') = 0")
+                .bind(1, id)
+                .run();
+        });
+    }
     impl_->drop_image(id, prune_parents, out);
     return out;
 }

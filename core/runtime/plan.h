@@ -213,5 +213,7 @@ struct Message {
 };
 constexpr size_t kMaxText = 4096;
 constexpr int kControlFd = 3, kListenFd = 4;
+/// Where an external runtime's container finds the shim as its init: `PATH -- COMMAND...`.
+constexpr const char *kInitPath = "/sbin/docker-init";
 
 } // namespace gantry::plan

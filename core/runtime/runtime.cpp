@@ -6,6 +6,7 @@
 #include "core/base/files.h"
 #include "core/base/ids.h"
 #include "core/base/log.h"
+#include "core/runtime/capabilities.h"
 #include "core/runtime/cgroups.h"
 #include "core/runtime/plan_writer.h"
 
@@ -24,6 +25,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -767,6 +769,19 @@ class RuntimeImpl : public Runtime {
                             ns.path = path;
                     }
                 }
+        if (extras.init) {
+            spec.mounts.push_back({plan::kInitPath, "bind", settings_.shim_path, {"bind", "ro"}});
+            spec.process.args.insert(spec.process.args.begin(), {plan::kInitPath, "--"});
+        }
+        // What the engine itself must not do, it cannot give away; runc fails where the shim just leaves it
+        // out.
+        const auto &names = capability_names();
+        for (auto *list : {&spec.process.capabilities, &spec.process.inheritable_capabilities,
+                           &spec.process.ambient_capabilities})
+            std::erase_if(*list, [&](const std::string &name) {
+                const auto number = std::find(names.begin(), names.end(), name) - names.begin();
+                return prctl(PR_CAPBSET_READ, static_cast<unsigned long>(number), 0, 0, 0) != 1;
+            });
         spec.root_path = "rootfs";
         spec.cgroups_path = group(shim.id);
         write_file_atomically(extras.bundle + "/config.json", to_json(spec), 0600, false);

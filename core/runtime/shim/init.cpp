@@ -31,4 +31,28 @@ void run_init(pid_t child) {
     }
 }
 
+void init_main(char **command) {
+    sigset_t all, none;
+    sigfillset(&all);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &all, nullptr);
+    pid_t pid = fork();
+    if (pid == 0) {
+        // In the foreground of the terminal, if there is one: signals of its keys go to the program.
+        setpgid(0, 0);
+        tcsetpgrp(0, getpid());
+        sigprocmask(SIG_SETMASK, &none, nullptr);
+        execvp(command[0], command);
+        int error = errno;
+        Text text;
+        text.add("exec: \"").add(command[0]).add("\": ");
+        add_error(text, error);
+        text.add("\n");
+        if (write(2, text.c(), text.size) < 0) _exit(126);
+        _exit(error == ENOENT ? 127 : 126);
+    }
+    if (pid < 0) _exit(126);
+    run_init(pid);
+}
+
 } // namespace gantry::shim

@@ -398,17 +398,36 @@ int run_runtime(const char *const *argv, bool with_streams) {
     return pid < 0 ? -1 : status;
 }
 
-int console_socket(const Path &path) {
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+/// A socket in the bundle to which the runtime sends the terminal. sun_path holds 108 bytes and a bundle's
+/// path may be longer, so both sides name it through our descriptor of that directory.
+int console_socket(const char *bundle, Path &path) {
+    int dir = open(bundle, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     struct sockaddr_un_short {
         unsigned short family;
         char name[108];
     } address = {AF_UNIX, {}};
-    if (path.size >= sizeof address.name) return -1;
+    path.add("/proc/").number(unsigned(getpid())).add("/fd/").number(unsigned(dir)).add("/console.sock");
     memcpy(address.name, path.c(), path.size + 1);
     unlink(path.c());
-    if (bind(fd, (struct sockaddr *)&address, sizeof address) != 0 || listen(fd, 1) != 0) return -1;
+    if (dir < 0 || fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) != 0 || listen(fd, 1) != 0)
+        fail_start(errno, "make", "console socket");
     return fd;
+}
+
+/// The last message of a runtime's log: time="..." level=error msg="...". Its text, in place.
+const char *last_message(char *log) {
+    char *found = nullptr;
+    for (char *p = log; (p = strstr(p, "msg=\"")); p += 5)
+        found = p + 5;
+    if (!found) return log;
+    char *to = found;
+    for (const char *p = found; *p && *p != '"'; p++) {
+        if (*p == '\\' && p[1]) p++;
+        *to++ = *p == '\n' ? ' ' : *p;
+    }
+    *to = 0;
+    return found;
 }
 
 void start_external() {
@@ -423,9 +442,8 @@ void start_external() {
     Path pid_file, log_file, console;
     pid_file.add(bundle).add("/pid");
     log_file.add(bundle).add("/runtime.log");
-    console.add(bundle).add("/console.sock");
     unlink(pid_file.c());
-    int listener = setup.terminal ? console_socket(console) : -1;
+    int listener = setup.terminal ? console_socket(bundle, console) : -1;
     const char *create[] = {runtime,
                             "--log",
                             log_file.c(),
@@ -455,6 +473,7 @@ void start_external() {
             setup.in = setup.out;
         }
         close(connection), close(listener), unlink(console.c());
+        if (setup.out < 0) status = -1;
     }
     child_ends_close();
     if (status == 0 && read_small(pid_file.c(), content, sizeof content))
@@ -467,7 +486,7 @@ void start_external() {
     if (status != 0 || child <= 0) {
         Text text;
         bool found = read_small(log_file.c(), content, sizeof content);
-        text.add("run ").add(runtime).add(": ").add(found ? content : "it gave no reason");
+        text.add("run ").add(runtime).add(": ").add(found ? last_message(content) : "it gave no reason");
         run_runtime(remove, false);
         child = 0;
         fail_start(kClassInvalid, 0, text.c());
@@ -691,8 +710,9 @@ ssize_t receive_message(int fd, plan::Message &message, char *text, int fds[8], 
 
 } // namespace gantry::shim
 
-int main() {
+int main(int argc, char **argv) {
     using namespace gantry::shim;
+    if (argc > 2 && strcmp(argv[0], gantry::plan::kInitPath) == 0) init_main(argv + 2);
     prctl(PR_SET_NAME, "gantry-shim");
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     close_range(gantry::plan::kListenFd + 1, ~0u, 0);

@@ -90,5 +90,7 @@ void log_finish();
 
 // init.cpp
 [[noreturn]] void run_init(pid_t child);
+/// This program as a container's first process, put there for an external runtime.
+[[noreturn]] void init_main(char **command);
 
 } // namespace gantry::shim

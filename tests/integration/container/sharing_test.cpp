@@ -66,6 +66,30 @@ TEST_F(ContainerTest, SharedMemoryIsSharedOnlyWhenAsked) {
     }
 }
 
+TEST_F(ContainerTest, AStoppedContainerOutlivesItsImage) {
+    const std::string id = run(shell("echo ran"));
+    wait(id);
+    const std::string image = containers().inspect(id).image_id;
+    EXPECT_THROW(engine.images->remove("bb", false, true), Error);
+    engine.images->remove("bb", true, true);
+    EXPECT_TRUE(engine.images->list().empty());
+    engine.close();
+    engine.open();
+    EXPECT_EQ(containers().inspect(id).image_id, image);
+    containers().start(id);
+    EXPECT_EQ(wait(id).status, 0);
+    EXPECT_EQ(log(id), "ran\nran\n");
+    containers().remove(id, false, true);
+    engine.close();
+    engine.open();
+    int64_t left = -1;
+    engine.db->transact([&](Db &d) {
+        auto rows = d.prepare("SELECT count(*) FROM layer");
+        if (rows.step()) left = rows.integer(0);
+    });
+    EXPECT_EQ(left, 0) << "its layers went with it";
+}
+
 TEST_F(ContainerTest, JoinsProcessesAndHostNames) {
     run(shell("exec sleep 777"), "donor");
     auto joiner = shell("ps");
