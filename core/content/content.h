@@ -42,8 +42,9 @@ class Ingest {
     virtual uint64_t written() const = 0;
     /// Throws kDataLoss when more than the expected size comes.
     virtual void write(const void *data, size_t size) = 0;
-    /// Verifies size and digest and makes the blob visible. On a mismatch throws kDataLoss and the
-    /// partial is dropped.
+    /// Judges size and digest. On a mismatch throws kDataLoss and the partial is dropped.
+    virtual void verify() = 0;
+    /// Verifies and makes the blob visible, on disk too where the store is durable.
     virtual void commit() = 0;
     virtual void drop() = 0;
     /// Another reader of the partial file (for unpacking while downloading).
@@ -65,6 +66,9 @@ class ContentStore {
     std::unique_ptr<Ingest> ingest(const std::string &digest, uint64_t size, const std::string &media_type);
     void remove(const std::string &digest);
     std::vector<std::string> list() const;
+    /// What blobs, layers and images the database has until now survives a power cut from here on; nothing
+    /// to do unless the store is durable.
+    void settle();
     /// Finishes or undoes what a killed process left; drops partials older than a week.
     void recover();
 

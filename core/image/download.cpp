@@ -31,6 +31,7 @@ struct Stream {
     UniqueFd fd;
     uint64_t available = 0;
     enum class State { kRunning, kVerified, kWrong } state = State::kRunning;
+    bool stored = false; // the blob has its name, and is on the disk where that was asked for
 };
 
 uint64_t file_size(int fd) {
@@ -68,6 +69,18 @@ class LayerPull {
   private:
     void say(Job &job, const char *status, uint64_t current = 0, uint64_t total = 0, bool throttled = false);
     void fail(std::exception_ptr why);
+    /// True once the pull has failed for want of space.
+    bool out_of_space() {
+        std::lock_guard lock(mutex_);
+        if (!error_) return false;
+        try {
+            std::rethrow_exception(error_);
+        } catch (const Error &error) {
+            return error.error_class() == ErrorClass::kNoSpace;
+        } catch (...) {
+            return false;
+        }
+    }
     void check() const { // with mutex_ held
         if (error_) throw Error(ErrorClass::kCancelled, "pull: stopped");
     }
@@ -169,6 +182,7 @@ void LayerPull::download_once(Job &job, std::vector<std::string> &avoid, bool &f
         }
         stream->available = file_size(stream->fd.get());
         stream->state = Stream::State::kVerified;
+        stream->stored = true;
         publish(stream);
         say(job, "Download complete");
         return true;
@@ -219,8 +233,17 @@ void LayerPull::download_once(Job &job, std::vector<std::string> &avoid, bool &f
             }
         }
         say(job, "Verifying Checksum");
+        ingest->verify();
+        {
+            // The layer need not wait for the disk; the pull as a whole does, in run().
+            std::lock_guard lock(mutex_);
+            stream->state = Stream::State::kVerified;
+            changed_.notify_all();
+        }
         ingest->commit();
     } catch (const Error &error) {
+        // On a full disk what could be resumed is worth less than its space.
+        if (error.error_class() == ErrorClass::kNoSpace || out_of_space()) ingest->drop();
         if (error.error_class() == ErrorClass::kDataLoss) {
             ingest->drop();
             // Of several endpoints the first is the mirror nearest to the user; what a killed process left
@@ -231,7 +254,7 @@ void LayerPull::download_once(Job &job, std::vector<std::string> &avoid, bool &f
     }
     {
         std::lock_guard lock(mutex_);
-        stream->state = Stream::State::kVerified;
+        stream->stored = true;
         changed_.notify_all();
     }
     say(job, "Download complete");
@@ -337,7 +360,9 @@ void LayerPull::unpack_once(size_t index) {
     if (!context_.retain_blobs) {
         bool needed_again = false; // the same blob twice in one image
         {
-            std::lock_guard lock(mutex_);
+            std::unique_lock lock(mutex_);
+            changed_.wait(lock, [&] { return error_ || stream->stored; });
+            check();
             for (const Job &other : jobs_)
                 needed_again = needed_again || (&other != &job && other.layer_id.empty() && !other.stream &&
                                                 other.plan->blob.digest == job.plan->blob.digest);
@@ -397,10 +422,19 @@ std::string LayerPull::run() {
             fail(std::current_exception()); // the threads that did start end and are joined
         }
     }
+    if (!context_.retain_blobs && out_of_space()) {
+        for (const Job &job : jobs_) {
+            try {
+                if (job.stream) context_.content.remove(job.plan->blob.digest);
+            } catch (const Error &error) {
+                log_warn("make space after a failed pull: {}", error.message());
+            }
+        }
+    }
     std::lock_guard lock(mutex_);
     if (jobs_.back().layer_id.empty() && !error_)
         throw Error(ErrorClass::kInternal, "pull: the layers ended without a result");
-    if (jobs_.back().layer_id.empty()) std::rethrow_exception(error_);
+    if (error_) std::rethrow_exception(error_); // a blob may fail after its layer was made
     return jobs_.back().layer_id;
 }
 

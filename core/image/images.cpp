@@ -246,6 +246,7 @@ bool Images::Impl::commit(const Commit &what) {
             if (ref.tag.empty()) changed = d.changes() > 0;
         }
     });
+    content.settle(); // one sync for the rows of all blobs and layers before it too
     return changed;
 }
 

@@ -7,6 +7,7 @@
 #include "core/base/log.h"
 #include "core/content/content.h"
 #include "core/layer/changes.h"
+#include "core/layer/write_behind.h"
 #include "core/store/db.h"
 
 #include <map>
@@ -225,8 +226,15 @@ class LayerInTheMaking final : public Layers::Making {
         const CallScope scope;
         const LayerIds parents = impl_.caps.independent_layers ? LayerIds{} : impl_.ancestors(id_);
         const UniqueFd root = mount_detached(impl_.driver->mounts(scope, id_, parents, false));
-        const UnpackResult result =
-            unpack_layer(source, root.get(), impl_.caps.whiteout, UnpackLimits{}, call);
+        WriteBehind behind(root.get());
+        const ByteSource counted = [&](void *buffer, size_t size) {
+            const size_t n = source(buffer, size);
+            behind.count(n);
+            return n;
+        };
+        const UnpackResult result = unpack_layer(impl_.durable ? counted : source, root.get(),
+                                                 impl_.caps.whiteout, UnpackLimits{}, call);
+        behind.end();
         if (!expected_.empty() && result.diff_id != expected_)
             throw Error(ErrorClass::kDataLoss,
                         "unpack layer " + expected_ + ": the content's digest is " + result.diff_id);
@@ -244,8 +252,8 @@ class LayerInTheMaking final : public Layers::Making {
         const CallScope scope;
         impl_.driver->commit(scope, id_, parents, impl_.durable);
         const Usage usage = impl_.driver->usage(scope, id_);
-        const Layer layer = publish(parent_id, usage); // from here on the layer is visible ...
-        if (impl_.durable) impl_.db.sync();            // ... and survives power loss
+        // Visible from here on. Should a power cut take the row, recover() takes the content.
+        const Layer layer = publish(parent_id, usage);
         if (layer.id != id_) impl_.undo(id_);
         finished_ = true;
         return layer;

@@ -85,8 +85,9 @@ class Layers {
       public:
         virtual ~Making() = default; // undone unless finished
         virtual void unpack(const ByteSource &source, const Call &call) = 0;
-        /// Makes it visible as child of `parent_id` ("" for a base layer). From here on the layer is
-        /// durable. Returns the layer that won when somebody else made the same chain meanwhile.
+        /// Makes it visible as child of `parent_id` ("" for a base layer). Its content is on the disk
+        /// then where that was asked for; its row with ContentStore::settle(). Returns the layer that won
+        /// when somebody else made the same chain meanwhile.
         virtual Layer finish(const std::string &parent_id) = 0;
     };
     std::unique_ptr<Making> begin(const NewLayer &what, const std::string &parent_id);

@@ -50,9 +50,9 @@ need docker dockerd podman runc docker-registry umoci skopeo python3 mkfs.ext4
 start_registry
 push_busybox library/busybox:latest
 push_story library/debian:12
-if [ "$MODE" = full ]; then
+case "$MODE $*" in full | full\ | *big*)
   "$BENCH/big_image.sh" "$BENCH_CACHE"
-  skopeo --insecure-policy copy -q --dest-tls-verify=false "oci:$BENCH_CACHE/big/oci:big" "docker://$REGISTRY/library/big:1"
-fi
+  skopeo --insecure-policy copy -q --dest-tls-verify=false "oci:$BENCH_CACHE/big/oci:big" "docker://$REGISTRY/library/big:1" ;;
+esac
 export REGISTRY BUILD MODE
 python3 "$BENCH/measure.py" "$T" "$@"

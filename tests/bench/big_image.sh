@@ -31,12 +31,11 @@ linked = {m.linkname for m in members if m.islnk()}
 rank = lambda m: hashlib.sha256(m.name.encode()).digest()
 free = sorted((m for m in members if m.isreg() and m.name not in linked), key=rank)
 total, count, dropped = sum(map(cost, members)), len(members) + 150, set()  # 150: directories repeated in layers
-for m in free:  # too large: without some of the large files, counting with the small ones that go next
-    if total <= WANTED_BYTES + 3000 * max(0, count - WANTED_ENTRIES): break
-    if m.size > (64 << 10): dropped.add(m.name); total -= cost(m); count -= 1
-for m in free:  # too many: without some of the small ones
-    if count <= WANTED_ENTRIES: break
-    if m.size < (4 << 10) and m.name not in dropped: dropped.add(m.name); total -= cost(m); count -= 1
+for m in free:  # too many: without some of each kind; then too large: without some of the large ones
+    if count <= WANTED_ENTRIES + max(0, total - WANTED_BYTES) // (300 << 10): break
+    dropped.add(m.name); total -= cost(m); count -= 1
+for m in free:
+    if m.size > (64 << 10) and total - cost(m) >= WANTED_BYTES and m.name not in dropped: dropped.add(m.name); total -= cost(m); count -= 1
 members = [m for m in members if m.name not in dropped]
 directories = {m.name: m for m in members if m.isdir()}
 blobs = cache + "/oci/blobs/sha256/"
