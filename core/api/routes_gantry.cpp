@@ -26,6 +26,15 @@ const char *kind_word(gantry_kind kind) {
     return "unknown";
 }
 
+const char *isolation_word(DriverHosting::Isolation isolation) {
+    switch (isolation) {
+    case DriverHosting::Isolation::kNone: return "none";
+    case DriverHosting::Isolation::kThread: return "thread";
+    case DriverHosting::Isolation::kProcess: return "process";
+    }
+    return "unknown";
+}
+
 const char *state_word(PluginState state) {
     switch (state) {
     case PluginState::kOk: return "ok";
@@ -90,6 +99,10 @@ json::object plugin_json(const PluginInfo &plugin) {
             {"State", state_word(plugin.state)},
             {"Reason", plugin.reason},
             {"InUse", plugin.in_use},
+            {"Isolation", isolation_word(plugin.isolation)},
+            {"Pid", plugin.pid},
+            {"Restarts", plugin.restarts},
+            {"CallsGivenUp", plugin.calls_given_up},
             {"Abilities", strings_json(plugin.abilities)},
             {"Options", options_json(plugin.options, plugin.option_count)}};
 }

@@ -220,7 +220,15 @@ int plugin_ls(Invocation &invocation) {
     for (const json::value &plugin : array_of(list)) {
         std::string file = text_at(plugin, "file"), state = text_at(plugin, "state"),
                     reason = text_at(plugin, "reason");
-        if (bool_at(plugin, "in_use")) state += " (in use)";
+        if (bool_at(plugin, "in_use")) {
+            state += " (in use";
+            if (text_at(plugin, "isolation") == "process") {
+                state += ", process " + format_value(at(plugin, "pid"));
+                if (const std::string n = format_value(at(plugin, "restarts")); n != "0")
+                    state += ", restarted " + n + (n == "1" ? " time" : " times");
+            }
+            state += ")";
+        }
         if (!reason.empty()) state += ": " + reason;
         const json::value &abi = at(plugin, "abi");
         rows.push_back(
@@ -229,12 +237,13 @@ int plugin_ls(Invocation &invocation) {
              {"Version", text_at(plugin, "version")},
              {"ABI", abi.is_null() ? "" : format_value(abi)},
              {"State", state},
+             {"Isolation", text_at(plugin, "isolation")},
              {"File", invocation.flags.is_set("no-trunc") ? file : file.substr(file.rfind('/') + 1)},
              {"Description", text_at(plugin, "description")}});
     }
     static const json::object kHeaders{
         {"Name", "NAME"},   {"Kind", "KIND"}, {"Version", "VERSION"},        {"ABI", "ABI"},
-        {"State", "STATE"}, {"File", "FILE"}, {"Description", "DESCRIPTION"}};
+        {"State", "STATE"}, {"Isolation", "ISOLATION"}, {"File", "FILE"}, {"Description", "DESCRIPTION"}};
     print_list(rows, {"{{.Kind}}\t{{.Name}}\t{{.Version}}\t{{.ABI}}\t{{.File}}\t{{.State}}", kHeaders},
                invocation.flags.get("format"));
     return 0;
@@ -282,6 +291,7 @@ int plugin_inspect(Invocation &invocation) {
                               {"File:        ", "file"},
                               {"State:       ", "state"},
                               {"Reason:      ", "reason"},
+                              {"Isolation:   ", "isolation"},
                               {"Description: ", "description"},
                               {"Homepage:    ", "homepage"}}) {
         const json::value &value = at(found, key);

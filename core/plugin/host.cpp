@@ -343,7 +343,7 @@ struct PluginHost::Impl {
             return named<StorageDriver>(GANTRY_KIND_STORAGE, name);
         }
         if (owner.empty()) owner = moved.to; // a choice that was made, even if no layer is left
-        if (!owner.empty()) { // auto never leaves existing layers behind
+        if (!owner.empty()) {                // auto never leaves existing layers behind
             name = owner;
             try {
                 return named<StorageDriver>(GANTRY_KIND_STORAGE, name);

@@ -85,9 +85,9 @@ Instance::Instance(std::shared_ptr<LoadedPlugin> loaded, const DriverStart &star
         sizeof env, 0, start.root.c_str(), start.run.c_str(), start.libexec.c_str(), start.engine_id.c_str()};
     detail::SubCall sub(call.raw());
     gantry_driver *made = nullptr;
-    sub.check(
-        no_throw(name(), [&] { return plugin->entry.create(sub.raw(), &env, start.config.get(), &made); }),
-        "create driver " + name());
+    sub.check(no_throw(plugin->entry.name,
+                       [&] { return plugin->entry.create(sub.raw(), &env, start.config.get(), &made); }),
+              "create driver " + name());
     if (!made)
         throw Error(ErrorClass::kInternal,
                     "create driver " + name() + ": the plugin reported success but made none");

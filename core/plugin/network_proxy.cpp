@@ -31,14 +31,14 @@ class NetworkProxy : public NetworkDriver, private ProxyBase {
         };
         const detail::NetworkSpecToC raw(spec);
         invoke(
-            call, "create network " + spec.name,
+            call, {"create network ", spec.name},
             [&](auto *c) { return t().create_network(driver(), c, &raw.raw, &sink); }, &into.caught);
         return std::move(into.out);
     }
 
     void remove_network(const Call &call, const NetworkSpec &spec) override {
         const detail::NetworkSpecToC raw(spec);
-        invoke(call, "remove network " + spec.name,
+        invoke(call, {"remove network ", spec.name},
                [&](auto *c) { return t().remove_network(driver(), c, &raw.raw); });
     }
 
@@ -60,7 +60,7 @@ class NetworkProxy : public NetworkDriver, private ProxyBase {
         };
         const detail::EndpointSpecToC raw(spec);
         invoke(
-            call, "attach endpoint " + spec.id,
+            call, {"attach endpoint ", spec.id},
             [&](auto *c) { return t().attach(driver(), c, &raw.raw, &sink); }, &into.caught);
         if (into.calls == 0) fail("reported success without settling endpoint " + spec.id);
         return std::move(into.out);
@@ -68,7 +68,7 @@ class NetworkProxy : public NetworkDriver, private ProxyBase {
 
     void detach(const Call &call, const EndpointSpec &spec) override {
         const detail::EndpointSpecToC raw(spec);
-        invoke(call, "detach endpoint " + spec.id,
+        invoke(call, {"detach endpoint ", spec.id},
                [&](auto *c) { return t().detach(driver(), c, &raw.raw); });
     }
 
@@ -92,7 +92,7 @@ class NetworkProxy : public NetworkDriver, private ProxyBase {
         for (const PortBinding &p : ports)
             raw.push_back(detail::to_c(p));
         invoke(
-            call, "publish ports of endpoint " + endpoint_id,
+            call, {"publish ports of endpoint ", endpoint_id},
             [&](auto *c) {
                 return t().publish(driver(), c, endpoint_id.c_str(), &raw_info, raw.data(),
                                    static_cast<uint32_t>(raw.size()), &sink);
@@ -140,7 +140,7 @@ class NetworkProxy : public NetworkDriver, private ProxyBase {
         gantry_network_stats raw{};
         raw.struct_size = sizeof raw;
         const detail::EndpointSpecToC from(spec);
-        invoke(call, "read statistics of endpoint " + spec.id,
+        invoke(call, {"read statistics of endpoint ", spec.id},
                [&](auto *c) { return t().stats(driver(), c, &from.raw, &raw); });
         return {raw.rx_bytes, raw.rx_packets, raw.rx_errors, raw.rx_dropped,
                 raw.tx_bytes, raw.tx_packets, raw.tx_errors, raw.tx_dropped};

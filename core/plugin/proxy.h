@@ -11,14 +11,26 @@
 namespace gantry {
 
 /// Runs a plugin's function; an exception that crosses the edge against the contract becomes kInternal.
-template <typename F> gantry_status no_throw(const std::string &plugin, F &&work) {
+template <typename F> gantry_status no_throw(const char *plugin, F &&work) {
     try {
         return work();
     } catch (...) {
-        throw Error(ErrorClass::kInternal, "plugin " + plugin + ": an exception crossed its edge",
+        throw Error(ErrorClass::kInternal,
+                    std::string("plugin ") + plugin + ": an exception crossed its edge",
                     "this is a bug of the plugin; report it to its author");
     }
 }
+
+/// What a call does, put into words only when it fails: building the sentence cost more than the call.
+struct Doing {
+    const char *verb;
+    std::string_view object{};
+
+    Doing(const char *verb, std::string_view object = {}) : verb(verb), object(object) {}
+    std::string text(const char *driver) const {
+        return verb + std::string(object) + " (driver " + driver + ")";
+    }
+};
 
 class ProxyBase {
   protected:
@@ -29,12 +41,12 @@ class ProxyBase {
 
     /// Calls `work(raw call)`; a failure of `caught` (the sink's own) wins over the plugin's words.
     template <typename F>
-    void invoke(const Call &call, const std::string &doing, F &&work,
-                std::exception_ptr *caught = nullptr) const {
+    void invoke(const Call &call, const Doing &doing, F &&work, std::exception_ptr *caught = nullptr) const {
         detail::SubCall sub(call.raw());
-        const gantry_status status = no_throw(instance_->name(), [&] { return work(sub.raw()); });
+        const char *name = instance_->plugin->entry.name;
+        const gantry_status status = no_throw(name, [&] { return work(sub.raw()); });
         if (caught && *caught) std::rethrow_exception(*caught);
-        sub.check(status, doing + " (driver " + instance_->name() + ")");
+        if (status != GANTRY_OK) sub.check(status, doing.text(name));
     }
 
     Error bad(const std::string &what) const {

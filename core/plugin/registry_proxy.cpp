@@ -23,7 +23,7 @@ class RegistryProxy : public RegistryDriver, private ProxyBase {
     bool handles(const Call &call, const RegistryReference &ref) override {
         const gantry_reference raw = detail::to_c(ref);
         int32_t yes = 0;
-        invoke(call, "ask for registry " + ref.registry,
+        invoke(call, {"ask for registry ", ref.registry},
                [&](auto *c) { return t().handles(driver(), c, &raw, &yes); });
         return yes != 0;
     }
@@ -59,7 +59,7 @@ class RegistryProxy : public RegistryDriver, private ProxyBase {
         const gantry_reference raw = detail::to_c(ref);
         const CredentialToC cred(credential);
         invoke(
-            call, "resolve " + ref.registry + "/" + ref.repository,
+            call, {"resolve ", ref.repository},
             [&](auto *c) {
                 return t().resolve(driver(), c, &raw, cred.pointer, &sink, body ? &body_sink : nullptr);
             },
@@ -107,7 +107,7 @@ class RegistryProxy : public RegistryDriver, private ProxyBase {
         raw.credential = cred.pointer;
         raw.is_manifest = fetch.is_manifest;
         invoke(
-            call, "fetch " + fetch.descriptor.digest,
+            call, {"fetch ", fetch.descriptor.digest},
             [&](auto *c) { return t().fetch(driver(), c, &raw, &sink); }, &into.caught);
     }
 
@@ -130,7 +130,7 @@ class RegistryProxy : public RegistryDriver, private ProxyBase {
         raw.credential = cred.pointer;
         raw.mount_from = push.mount_from.c_str();
         invoke(
-            call, "push " + push.descriptor.digest,
+            call, {"push ", push.descriptor.digest},
             [&](auto *c) { return t().push(driver(), c, &raw, &source); }, &into.caught);
     }
 
@@ -139,7 +139,7 @@ class RegistryProxy : public RegistryDriver, private ProxyBase {
         if (!t().tags) return RegistryDriver::tags(call, ref, credential);
         const gantry_reference raw = detail::to_c(ref);
         const CredentialToC cred(credential);
-        return strings(call, "list tags of " + ref.repository,
+        return strings(call, {"list tags of ", ref.repository},
                        [&](auto *c, auto *sink) { return t().tags(driver(), c, &raw, cred.pointer, sink); });
     }
 
@@ -159,7 +159,7 @@ class RegistryProxy : public RegistryDriver, private ProxyBase {
         };
         const CredentialToC cred(credential);
         invoke(
-            call, "search " + registry,
+            call, {"search ", registry},
             [&](auto *c) {
                 return t().search(driver(), c, registry.c_str(), term.c_str(), limit, cred.pointer, &sink);
             },
@@ -182,7 +182,7 @@ class RegistryProxy : public RegistryDriver, private ProxyBase {
         };
         const gantry_reference raw = detail::to_c(ref);
         invoke(
-            call, "explain " + ref.registry, [&](auto *c) { return t().explain(driver(), c, &raw, &sink); },
+            call, {"explain ", ref.registry}, [&](auto *c) { return t().explain(driver(), c, &raw, &sink); },
             &into.caught);
         return std::move(into.out);
     }
@@ -190,7 +190,7 @@ class RegistryProxy : public RegistryDriver, private ProxyBase {
     std::string login(const Call &call, const Credential &credential) override {
         if (!t().login) return RegistryDriver::login(call, credential);
         const gantry_credential raw = detail::to_c(credential);
-        const auto tokens = strings(call, "log in to " + credential.server,
+        const auto tokens = strings(call, {"log in to ", credential.server},
                                     [&](auto *c, auto *sink) { return t().login(driver(), c, &raw, sink); });
         if (tokens.size() > 1) fail("gave more than one token");
         return tokens.empty() ? "" : tokens[0];
@@ -201,7 +201,7 @@ class RegistryProxy : public RegistryDriver, private ProxyBase {
     const gantry_registry_v1 &t() const { return table<gantry_registry_v1>(); }
 
     template <typename F>
-    std::vector<std::string> strings(const Call &call, const std::string &doing, F &&work) const {
+    std::vector<std::string> strings(const Call &call, const Doing &doing, F &&work) const {
         using Into = Collect<RegistryProxy, std::vector<std::string>>;
         Into into{this};
         auto sink = sink_for<gantry_string_sink>(&into);

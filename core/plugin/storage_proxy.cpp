@@ -49,7 +49,7 @@ class StorageProxy : public StorageDriver, private ProxyBase {
                 uint64_t size_limit) override {
         const Parents p(parents);
         const gantry_storage_create how{sizeof how, p.count(), p.raw.data(), size_limit};
-        invoke(call, "create layer " + id,
+        invoke(call, {"create layer ", id},
                [&](auto *c) { return t().create(driver(), c, id.c_str(), &how); });
     }
 
@@ -63,7 +63,7 @@ class StorageProxy : public StorageDriver, private ProxyBase {
         };
         const Parents p(parents);
         invoke(
-            call, "ask for the mounts of layer " + id,
+            call, {"ask for the mounts of layer ", id},
             [&](auto *c) {
                 return t().mounts(driver(), c, id.c_str(), p.raw.data(), p.count(), read_only, &sink);
             },
@@ -74,19 +74,19 @@ class StorageProxy : public StorageDriver, private ProxyBase {
 
     void commit(const Call &call, const std::string &id, const LayerIds &parents, bool durable) override {
         const Parents p(parents);
-        invoke(call, "commit layer " + id, [&](auto *c) {
+        invoke(call, {"commit layer ", id}, [&](auto *c) {
             return t().commit(driver(), c, id.c_str(), p.raw.data(), p.count(), durable);
         });
     }
 
     void remove(const Call &call, const std::string &id) override {
-        invoke(call, "remove layer " + id, [&](auto *c) { return t().remove(driver(), c, id.c_str()); });
+        invoke(call, {"remove layer ", id}, [&](auto *c) { return t().remove(driver(), c, id.c_str()); });
     }
 
     Usage usage(const Call &call, const std::string &id) override {
         gantry_usage raw{};
         raw.struct_size = sizeof raw;
-        invoke(call, "measure layer " + id,
+        invoke(call, {"measure layer ", id},
                [&](auto *c) { return t().usage(driver(), c, id.c_str(), &raw); });
         // SQLite and JSON keep signed numbers; no layer is larger than an off_t.
         if (raw.bytes > INT64_MAX || raw.inodes > INT64_MAX) fail("gave an absurd size for layer " + id);
@@ -129,7 +129,7 @@ class StorageProxy : public StorageDriver, private ProxyBase {
         };
         const Parents p(parents);
         invoke(
-            call, "list changes of layer " + id,
+            call, {"list changes of layer ", id},
             [&](auto *c) { return diff->changes(driver(), c, id.c_str(), p.raw.data(), p.count(), &sink); },
             &into.caught);
     }
