@@ -71,7 +71,7 @@ std::vector<Change> Containers::Impl::changes(const Record &record) const {
     // Making the files above moved their directory's time.
     if (std::none_of(list.begin(), list.end(), [](const auto &c) { return c.path.starts_with("/etc/"); }))
         std::erase_if(list,
-                      [](const auto &c) { return c.path == "/etc" && c.kind == GANTRY_CHANGE_MODIFIED; });
+                      [](const auto &c) { return c.path == "/etc" && c.kind != GANTRY_CHANGE_DELETED; });
     std::sort(list.begin(), list.end(), before);
     return list;
 }

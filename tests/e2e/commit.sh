@@ -118,8 +118,8 @@ g create --name still -v "$T/vol:/vol" busybox true > /dev/null
 g run -d --name moving -v "$T/vol:/vol" busybox sleep 1000 > /dev/null
 copies g still; g rm still > /dev/null; g create --name still -v "$T/vol:/vol" busybox true > /dev/null; copies d still
 copies g moving; g rm -f moving > /dev/null; g run -d --name moving -v "$T/vol:/vol" busybox sleep 1000 > /dev/null; copies d moving
-for list in "$T"/cp-*/list; do diff -u "$T/cp-g-still/list" "$list" || fail "cp differs: $list"; done
-grep -q '^1 C:/missing ' "$T/cp-g-still/list" || { cat "$T/cp-g-still/list"; fail "errors of cp"; }
+# What dockerd 20.10 and docker 28 made of the same table.
+for list in "$T"/cp-*/list; do diff -u "$HERE/cp_docker.txt" "$list" || fail "cp differs: $list"; done
 expect "a stopped container's copy is there when it starts" "one" "$(g cp - still:/ < <(tar -C "$T/cp-g-still/src" -c a); g export still | tar -xO a)"
 
 note "cp keeps owners with -a, and asks for the container's user"
