@@ -87,7 +87,7 @@ void AufsDriver::create(const Call &, const std::string &id, const LayerIds &par
 
 std::vector<Mount> AufsDriver::mounts(const Call &, const std::string &id, const LayerIds &parents,
                                       bool read_only) {
-    root_.open(id);
+    const UniqueFd dir = root_.open(id);
     if (!read_only && root_.committed(id))
         throw Error(ErrorClass::kFailedPrecondition, "mount layer " + id + " for writing: it is committed");
     Mount mount;
@@ -99,6 +99,7 @@ std::vector<Mount> AufsDriver::mounts(const Call &, const std::string &id, const
     }
     if (parents.size() > kMaxParents)
         throw Error(ErrorClass::kUnsupported, "mount layer " + id + ": aufs stacks at most 127 layers");
+    if (!read_only) quota_.make_room(dir.get());
     mount.type = "aufs";
     mount.source = "none";
     mount.options.push_back("br:" + root_.path_of(id, "fs") + (read_only ? "=ro+wh" : "=rw"));

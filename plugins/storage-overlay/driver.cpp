@@ -79,6 +79,7 @@ std::vector<Mount> OverlayDriver::mounts(const Call &, const std::string &id, co
     for (const std::string &parent : parents)
         mount.options.push_back("lowerdir+=" + root_.path_of(parent, "fs"));
     if (!read_only) {
+        quota_.make_room(dir.get());
         mount.options.push_back("upperdir=" + root_.path_of(id, "fs"));
         mount.options.push_back("workdir=" + root_.path_of(id, "work"));
         if (settings_.volatile_mounts) {

@@ -1,5 +1,6 @@
 #include "plugins/storage/quota.h"
 
+#include <algorithm>
 #include <cstring>
 #include <fcntl.h>
 #include <linux/dqblk_xfs.h>
@@ -30,15 +31,22 @@ uint32_t project_of(int dir) {
     return ::ioctl(dir, FS_IOC_FSGETXATTR, &attr) == 0 ? attr.fsx_projid : 0;
 }
 
-bool set_limit(int dir, uint32_t project, uint64_t bytes) {
+constexpr uint64_t kBlock = 512; // of quotas, whatever the file system's is
+constexpr uint64_t kRoom = (256 << 10) / kBlock, kMostRoom = (1 << 20) / kBlock;
+
+bool set_blocks(int dir, uint32_t project, uint64_t soft, uint64_t hard) {
     fs_disk_quota limit{};
     limit.d_version = FS_DQUOT_VERSION;
     limit.d_flags = FS_PROJ_QUOTA;
     limit.d_id = project;
     limit.d_fieldmask = FS_DQ_BHARD | FS_DQ_BSOFT;
-    // In blocks of 512 bytes; 0 would mean none.
-    limit.d_blk_hardlimit = limit.d_blk_softlimit = bytes == 0 ? 0 : (bytes + 511) / 512;
+    limit.d_blk_softlimit = soft;
+    limit.d_blk_hardlimit = hard;
     return quota(dir, Q_XSETQLIM, project, &limit) == 0;
+}
+bool set_limit(int dir, uint32_t project, uint64_t bytes) { // 0: none
+    const uint64_t blocks = bytes / kBlock + (bytes % kBlock != 0);
+    return set_blocks(dir, project, blocks, blocks);
 }
 
 } // namespace
@@ -83,6 +91,17 @@ void ProjectQuota::limit(int dir, const std::string &id, uint64_t bytes) {
 void ProjectQuota::change(int dir, uint64_t bytes) const {
     if (!set_limit(dir, project_of(dir), bytes))
         throw Error::from_errno(errno, "change the limit of a layer");
+}
+
+void ProjectQuota::make_room(int dir) const noexcept {
+    if (!usable()) return;
+    const uint32_t project = project_of(dir);
+    fs_disk_quota now{};
+    if (project < kFirstProject || quota(dir, Q_XGETQUOTA, project, &now) != 0 || now.d_blk_softlimit == 0)
+        return;
+    const uint64_t size = now.d_blk_softlimit,
+                   hard = std::clamp(now.d_bcount + kRoom, size, size + kMostRoom);
+    if (hard != now.d_blk_hardlimit) set_blocks(dir, project, size, hard);
 }
 
 void ProjectQuota::release(const std::string &id) const noexcept {

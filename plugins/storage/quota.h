@@ -20,6 +20,10 @@ class ProjectQuota {
     void limit(int dir, const std::string &id, uint64_t bytes);
     /// Changes the limit of a layer that has one.
     void change(int dir, uint64_t bytes) const;
+    /// Before a stack is mounted for writing: overlayfs makes a directory then, and where it cannot the mount
+    /// is read-only, so that a full container could never be emptied. Lifts the limit to a little above
+    /// what is in use, at most by 1 MiB in all; the soft limit keeps the size that was asked for.
+    void make_room(int dir) const noexcept;
     /// Forgets the limit before the layer is removed; nothing where there is none.
     void release(const std::string &id) const noexcept;
 
