@@ -100,7 +100,7 @@ void ProjectQuota::make_room(int dir) const noexcept {
     if (project < kFirstProject || quota(dir, Q_XGETQUOTA, project, &now) != 0 || now.d_blk_softlimit == 0)
         return;
     const uint64_t size = now.d_blk_softlimit,
-                   hard = std::clamp(now.d_bcount + kRoom, size, size + kMostRoom);
+                   hard = std::clamp<uint64_t>(now.d_bcount + kRoom, size, size + kMostRoom);
     if (hard != now.d_blk_hardlimit) set_blocks(dir, project, size, hard);
 }
 
