@@ -287,7 +287,7 @@ void make_veth(const BridgeSpec &bridge, int bridge_index, const VethSpec &veth)
         b.message(RTM_NEWLINK, 0, link_header(eth.index, IFF_UP));
         put_address(b, eth.index, veth.addresses.v4, bridge.subnet.prefix);
         put_default_route(b, eth.index, bridge.gateway);
-        if (veth.addresses.v6.family != 0) {
+        if (bridge.subnet6 && veth.addresses.v6.family != 0) {
             put_address(b, eth.index, veth.addresses.v6, bridge.subnet6->prefix);
             put_default_route(b, eth.index, bridge.gateway6);
         }

@@ -41,7 +41,8 @@ def arguments(entry):
             pass
         else:
             kept.append(word.replace("-std=c++23", "-std=c++2b"))
-    return kept
+    # libnftables.h defines _GNU_SOURCE for itself.
+    return kept + ["-Wno-macro-redefined"]
 
 
 def key_of(entry, flags, ground):
