@@ -116,8 +116,8 @@ std::array<uint8_t, 6> parse_mac(std::string_view text) {
 
 Leases::Leases(const Call &call, std::string network, std::string file, Cidr subnet, Address gateway,
                Cidr range, std::optional<Cidr> subnet6, Address gateway6)
-    : network_(std::move(network)), file_(std::move(file)), subnet_(subnet), range_(range),
-      subnet6_(std::move(subnet6)), gateway_(gateway), gateway6_(gateway6) {
+    : network_(std::move(network)), file_(std::move(file)), subnet_(subnet), range_(range), subnet6_(subnet6),
+      gateway_(gateway), gateway6_(gateway6) {
     const auto add = [&](const std::string &address, const std::string &endpoint) {
         const Address a = parse_address(address, "lease");
         owner_[a] = endpoint;
