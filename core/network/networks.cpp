@@ -88,6 +88,9 @@ struct Networks::Impl {
     std::shared_ptr<NetworkDriver> driver;
     std::string driver_name;
     Events &events;
+    /// The default network and its endpoints while the driver cannot make it (no free subnet ...).
+    std::mutex unmade_mutex{};
+    std::optional<std::pair<Network, std::vector<EndpointState>>> unmade{};
     Turns turns; // by endpoint
 
     NetworkDriver &need_driver() const {
@@ -152,6 +155,22 @@ struct Networks::Impl {
         if (container) tell("disconnect", e);
     }
 
+    /// Brings the default network about, if that is still to be done. unmade_mutex is held.
+    void make_bridge() {
+        if (!unmade) return;
+        const CallScope scope(settings_for(""));
+        auto &[bridge, truth] = *unmade;
+        bridge.spec.subnets = driver->create_network(scope, bridge.spec);
+        db.transact([&](Db &d) {
+            d.prepare("UPDATE network SET spec = ?, driver = ? WHERE id = ?")
+                .bind_all(to_json(bridge.spec), driver_name, bridge.id)
+                .run();
+        });
+        std::erase_if(truth, [&](const auto &state) { return select("e.id", state.spec.id).empty(); });
+        driver->restore(scope, {bridge.spec}, truth);
+        unmade.reset();
+    }
+
     Network make_record(const char *name, const std::string &network_driver) {
         Network n;
         db.transact([&](Db &d) {
@@ -176,7 +195,7 @@ struct Networks::Impl {
 };
 
 Networks::Networks(Db &db, std::shared_ptr<NetworkDriver> driver, std::string driver_name, Events &events)
-    : impl_(new Impl{db, std::move(driver), std::move(driver_name), events, {}}) {}
+    : impl_(new Impl{db, std::move(driver), std::move(driver_name), events}) {}
 Networks::~Networks() = default;
 
 void Networks::recover(const std::vector<std::string> &live_owners) {
@@ -198,20 +217,15 @@ void Networks::recover(const std::vector<std::string> &live_owners) {
         }
     });
     if (impl_->driver) {
-        const CallScope scope(settings_for(""));
         // With nobody on it the network follows the configuration; otherwise it stays what it is.
         if (truth.empty()) bridge.spec.subnets.clear();
+        const std::lock_guard lock(impl_->unmade_mutex);
+        impl_->unmade.emplace(std::move(bridge), std::move(truth));
         try {
-            bridge.spec.subnets = impl_->driver->create_network(scope, bridge.spec);
-            impl_->db.transact([&](Db &d) {
-                d.prepare("UPDATE network SET spec = ?, driver = ? WHERE id = ?")
-                    .bind_all(to_json(bridge.spec), impl_->driver_name, bridge.id)
-                    .run();
-            });
-            impl_->driver->restore(scope, {bridge.spec}, truth);
+            impl_->make_bridge();
         } catch (const Error &e) {
-            // Containers without a network still work; attach() says why the others do not.
-            log_error("network {}: {}{}{}", bridge.name, e.message(), e.hint().empty() ? "" : "; ", e.hint());
+            // Containers without a network still work; attach() tries again, and says why it cannot be.
+            log_error("network bridge: {}{}{}", e.message(), e.hint().empty() ? "" : "; ", e.hint());
         }
     }
     for (const Endpoint &e : gone) {
@@ -229,6 +243,10 @@ Endpoint Networks::attach(const AttachRequest &request) {
         throw Error(ErrorClass::kInvalidArgument,
                     "attach to network " + network.name + ": it has no endpoints");
     NetworkDriver &driver = impl_->need_driver();
+    {
+        const std::lock_guard lock(impl_->unmade_mutex);
+        impl_->make_bridge();
+    }
     Endpoint e;
     e.id = new_id();
     e.network_id = network.id;

@@ -13,12 +13,13 @@ using namespace gantry;
 namespace {
 
 struct FakeDriver : NetworkDriver {
-    bool fail_attach = false, fail_publish = false;
+    bool fail_attach = false, fail_publish = false, fail_network = false;
     int next = 2;
     std::vector<std::string> detached;
     std::vector<EndpointState> restored;
     NetworkCaps caps(const Call &) override { return {.ports = true}; }
     std::vector<Subnet> create_network(const Call &, const NetworkSpec &) override {
+        if (fail_network) throw Error(ErrorClass::kFailedPrecondition, "choose a subnet: all are taken");
         return {{"10.1.0.0/16", "10.1.0.1", ""}};
     }
     void remove_network(const Call &, const NetworkSpec &) override {}
@@ -80,6 +81,24 @@ class NetworksTest : public ::testing::Test {
 };
 
 } // namespace
+
+TEST_F(NetworksTest, ANetworkThatCannotBeMadeSaysWhyAndIsTriedAgain) {
+    const Endpoint before = networks->attach({.owner = "kept"});
+    driver->restored.clear();
+    driver->fail_network = true;
+    networks = std::make_unique<Networks>(*db, driver, "bridge", events);
+    networks->recover({"kept"});
+    try {
+        networks->attach({.owner = "new"});
+        ADD_FAILURE() << "attached to nothing";
+    } catch (const Error &error) {
+        EXPECT_EQ(error.message(), "choose a subnet: all are taken");
+    }
+    driver->fail_network = false;
+    EXPECT_EQ(networks->attach({.owner = "new"}).network_name, "bridge");
+    ASSERT_EQ(driver->restored.size(), 1u);
+    EXPECT_EQ(driver->restored[0].spec.id, before.id);
+}
 
 TEST_F(NetworksTest, PredefinedNetworksAndLookUp) {
     ASSERT_EQ(networks->list().size(), 3u);
