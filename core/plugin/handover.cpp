@@ -64,7 +64,6 @@ void serve_jobs() {
 }
 
 std::string text_of(int64_t ns) {
-    // A limit is counted from a moment before the wait began, so it is a hair short of what was set.
     const int64_t ms = std::max<int64_t>((ns + kMillisecond / 2) / kMillisecond, 0);
     return ms % 1000 == 0 ? fmt::format("{}s", ms / 1000) : fmt::format("{}ms", ms);
 }
@@ -113,7 +112,7 @@ Error CallRecord::over(const char *operation, int64_t limit_ns, bool silent) con
 }
 
 CallFrame::CallFrame(const Call &outer, const CallLimit &limit)
-    : outer_(outer.raw()), subject_(outer.subject()), moved_ns_(Call::now_ns()) {
+    : outer_(outer.raw()), subject_(outer.subject()), started_ns_(Call::now_ns()), moved_ns_(started_ns_) {
     refuse_in_transaction(limit.operation);
     const gantry_call &from = *outer.raw();
     raw_.struct_size = sizeof raw_;
@@ -126,7 +125,7 @@ CallFrame::CallFrame(const Call &outer, const CallLimit &limit)
     }
     raw_.deadline_ns = from.deadline_ns;
     if (!limit.pause_only && limit.timeout_ns > 0) {
-        const int64_t own = moved_ns_ + limit.timeout_ns;
+        const int64_t own = started_ns_ + limit.timeout_ns;
         raw_.deadline_ns = raw_.deadline_ns ? std::min(raw_.deadline_ns, own) : own;
     }
     sink_.struct_size = sizeof sink_;
@@ -197,7 +196,6 @@ void hand_over(const std::shared_ptr<CallRecord> &record, const std::shared_ptr<
         }
     });
     CallFrame &f = *frame;
-    const int64_t started = Call::now_ns();
     int64_t cancelled_ns = 0;
     enum class Cause { kNone, kDeadline, kSilence, kCancelled };
     const auto end_of_wait = [&] {
@@ -240,7 +238,8 @@ void hand_over(const std::shared_ptr<CallRecord> &record, const std::shared_ptr<
                         fmt::format("plugin {}: {} was cancelled, did not react and was given up",
                                     record->plugin, limit.operation));
         const bool silent = cause == Cause::kSilence;
-        throw record->over(limit.operation, silent ? limit.timeout_ns : f.raw_.deadline_ns - started, silent);
+        throw record->over(limit.operation, silent ? limit.timeout_ns : f.raw_.deadline_ns - f.started_ns_,
+                           silent);
     }
 }
 

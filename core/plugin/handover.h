@@ -93,6 +93,7 @@ class CallFrame {
     std::vector<gantry_label> labels_;
     std::mutex gate_;
     bool open_ = true;
+    const int64_t started_ns_;
     std::atomic<int64_t> moved_ns_;
 
     std::mutex mutex_; // guards what follows
