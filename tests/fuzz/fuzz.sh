@@ -7,6 +7,9 @@ build=$(readlink -f "$1")
 seconds=${2:-20}
 shift $(($# > 2 ? 2 : $#))
 source=$(dirname "$(readlink -f "$0")")/corpus
+# Names instead of addresses in reports, where some LLVM's symbolizer is there.
+symbolizer=$(ls /usr/lib/llvm-*/bin/llvm-symbolizer 2> /dev/null | tail -1 || true)
+[ -z "$symbolizer" ] || export ASAN_SYMBOLIZER_PATH=$symbolizer
 [ $# -gt 0 ] || set -- $(ls "$source")
 
 one() { # TARGET
