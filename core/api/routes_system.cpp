@@ -129,7 +129,7 @@ void disk_usage(const Engine &engine, Exchange &x) {
         json::array rows;
         for (const Volume &volume : engine.volumes->list()) {
             json::object row = render_volume(volume);
-            row["UsageData"] = {{"Size", -1}, {"RefCount", volume.users}};
+            row["UsageData"] = {{"Size", engine.volumes->size(volume.name)}, {"RefCount", volume.users}};
             rows.push_back(std::move(row));
         }
         out["Volumes"] = std::move(rows);
