@@ -224,6 +224,7 @@ TEST_P(Storage, CancellationIsObeyed) {
 
 // Where a create copies, it can be stopped in the middle, and nothing is left.
 TEST_P(Storage, ACancelledCreateLeavesNothing) {
+    if (driver->caps(call).reflink) GTEST_SKIP() << "this driver copies nothing here";
     layer("base",
           "mkdir d && for i in $(seq 400); do echo $i > d/$i; done; head -c 30000000 /dev/zero > big");
     const auto started = std::chrono::steady_clock::now();

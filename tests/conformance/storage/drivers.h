@@ -4,8 +4,10 @@
 
 #include "core/config/config.h"
 #include "core/plugin/host.h"
+#include "plugins/storage-btrfs/driver.h"
 #include "plugins/storage-overlay/driver.h"
 #include "plugins/storage-vfs/driver.h"
+#include "tests/integration/layer/btrfs_world.h"
 #include "tests/integration/layer/trees.h"
 
 #include <gtest/gtest.h>
@@ -48,6 +50,15 @@ struct DriverCase {
 };
 inline std::ostream &operator<<(std::ostream &out, const DriverCase &c) { return out << c.name; }
 
+/// A fresh directory on the one btrfs of this process and case, which ends with it: quotas are turned on
+/// for a file system as a whole.
+template <bool kQuota> std::string on_btrfs(const char *below) {
+    static const BtrfsLoop world;
+    const std::string dir = world.path + "/" + random_hex(4) + below;
+    make_directories(dir.substr(0, dir.rfind('/')), 0755);
+    return dir;
+}
+
 inline const DriverCase kDrivers[] = {
     {"overlay", linked<OverlayDriver>},
     {"vfs", linked<VfsDriver>},
@@ -55,6 +66,13 @@ inline const DriverCase kDrivers[] = {
      [](const std::string &dir) { return dir + "/storage/overlay"; }},
     {"vfs_so", [](const std::string &root) { return loaded("vfs", root); },
      [](const std::string &dir) { return dir + "/storage/vfs"; }},
+    {"btrfs",
+     [](const std::string &root) -> std::shared_ptr<StorageDriver> {
+         return std::make_shared<BtrfsDriver>(root, BtrfsDriver::Settings{.quota = true}, CallScope());
+     },
+     [](const std::string &) { return on_btrfs<true>("/driver"); }},
+    {"btrfs_so", [](const std::string &root) { return loaded("btrfs", root); },
+     [](const std::string &) { return on_btrfs<false>("/storage/btrfs"); }},
 };
 
 template <typename Work> ErrorClass class_of(Work work) {

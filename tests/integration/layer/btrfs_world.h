@@ -11,14 +11,15 @@
 
 namespace gantry::test {
 
+/// Before any thread is there: one made earlier would stay in the old namespace.
+inline const bool kOwnMounts =
+    ::unshare(CLONE_NEWNS) == 0 && ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0;
+
 struct BtrfsLoop {
     std::string path = "/tmp/gantry-btrfs-" + random_hex(6);
 
     explicit BtrfsLoop(uint64_t megabytes = 1024) {
-        // Once for the process: threads made later share the namespace.
-        static const bool own =
-            ::unshare(CLONE_NEWNS) == 0 && ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0;
-        if (!own) throw std::runtime_error("no mount namespace of its own");
+        if (!kOwnMounts) throw std::runtime_error("no mount namespace of its own");
         const std::string image = path + ".img";
         UniqueFd file(::open(image.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
         if (!file || ::ftruncate(file.get(), static_cast<off_t>(megabytes << 20)) != 0)
