@@ -4,6 +4,7 @@
 //                                       the overlay driver's format wants them; DIR is emptied by the caller
 //   layer_bench limits LAYOUT           what reading, inflating and hashing alone take, on one core
 //   layer_bench writable DIR [ROUNDS]   prepare + remove of a writable layer over 1 to 500 parents
+//   layer_bench commit DIR [ROUNDS]     commit of one changed file over images of 1,000 and 60,000 files
 // Each line is JSON, so that runs can be compared.
 #include "core/content/content.h"
 #include "core/layer/decompress.h"
@@ -71,6 +72,15 @@ ByteSource file_source(int fd) {
         const ssize_t n = ::read(fd, buffer, size);
         if (n < 0) throw Error::from_errno(errno, "read blob");
         return static_cast<size_t>(n);
+    };
+}
+
+ByteSource text_source(const std::string &text) {
+    return [&text, at = size_t{0}](void *buffer, size_t size) mutable {
+        const size_t n = std::min(size, text.size() - at);
+        std::copy_n(text.data() + at, n, static_cast<char *>(buffer));
+        at += n;
+        return n;
     };
 }
 
@@ -155,15 +165,7 @@ void writable(const std::string &dir, int rounds) {
     for (const int wanted : {1, 8, 64, 128, 256, 499}) {
         for (; depth < wanted; ++depth) {
             auto making = layers.begin({}, top);
-            size_t at = 0;
-            making->unpack(
-                [&](void *buffer, size_t size) {
-                    const size_t n = std::min(size, empty_tar.size() - at);
-                    std::copy_n(empty_tar.data() + at, n, static_cast<char *>(buffer));
-                    at += n;
-                    return n;
-                },
-                scope);
+            making->unpack(text_source(empty_tar), scope);
             top = making->finish(top).id;
         }
         std::vector<double> create, mounts, mount, remove, both;
@@ -193,6 +195,66 @@ void writable(const std::string &dir, int rounds) {
     }
 }
 
+// A ustar header; the content, if any, is one block.
+void add_entry(std::string &tar, const std::string &name, char type, size_t size) {
+    char header[512] = {};
+    std::snprintf(header, 100, "%s", name.c_str());
+    std::snprintf(header + 100, 8, "%07o", type == '5' ? 0755 : 0644);
+    std::snprintf(header + 108, 8, "%07o", 0);
+    std::snprintf(header + 116, 8, "%07o", 0);
+    std::snprintf(header + 124, 12, "%011zo", size);
+    std::snprintf(header + 136, 12, "%011o", 1700000000);
+    header[156] = type;
+    std::copy_n("ustar\00000", 8, header + 257);
+    std::fill_n(header + 148, 8, ' ');
+    unsigned sum = 0;
+    for (const char c : header)
+        sum += static_cast<unsigned char>(c);
+    std::snprintf(header + 148, 8, "%06o", sum);
+    tar.append(header, sizeof header);
+    if (size > 0) tar.append(512, 'x');
+}
+
+void commit(const std::string &dir, int rounds) {
+    fs::create_directories(dir + "/layers");
+    Db db(dir + "/bench.db");
+    Layers layers(db, std::make_shared<OverlayDriver>(dir + "/layers", OverlayDriver::Settings{}), "overlay",
+                  false);
+    const CallScope scope;
+    for (const int files : {1'000, 60'000}) {
+        std::string tar;
+        for (int i = 0; i < files; ++i) {
+            const std::string folder = "d" + std::to_string(i / 100);
+            if (i % 100 == 0) add_entry(tar, folder + "/", '5', 0);
+            add_entry(tar, folder + "/f" + std::to_string(i), '0', 100);
+        }
+        tar.append(1024, '\0');
+        auto making = layers.begin({}, "");
+        making->unpack(text_source(tar), scope);
+        const std::string base = making->finish("").id;
+        std::vector<double> times;
+        for (int round = 0; round < rounds; ++round) {
+            const Layer layer = layers.create_writable(base, 0);
+            {
+                const UniqueFd tree = mount_detached(layers.mounts(layer.id, false));
+                const UniqueFd file(::openat(tree.get(), "d5/f555", O_WRONLY | O_TRUNC | O_CLOEXEC));
+                const std::string text = "changed in round " + std::to_string(round);
+                if (!file || ::write(file.get(), text.data(), text.size()) < 0)
+                    throw Error::from_errno(errno, "change a file");
+            }
+            const auto begin = Clock::now();
+            const auto changes = layers.changes(layer.id);
+            const auto made = layers.commit_changes(
+                layer.id, changes, [](const std::string &) {}, scope);
+            times.push_back(ms_since(begin));
+            if (!made || changes.size() > 2) throw Error(ErrorClass::kInternal, "commit: not one change");
+            layers.remove(made->id);
+            layers.remove(layer.id);
+        }
+        std::printf("{\"files\": %d, \"commit_ms\": %.2f}\n", files, median(times));
+    }
+}
+
 } // namespace
 
 int main(int argc, char **argv) try {
@@ -205,10 +267,11 @@ int main(int argc, char **argv) try {
         limits(argv[2]);
     else if (what == "writable")
         writable(argv[2], number(3, 50));
+    else if (what == "commit")
+        commit(argv[2], number(3, 20));
     else
-        return std::fprintf(
-                   stderr,
-                   "usage: layer_bench unpack LAYOUT DIR [N] | limits LAYOUT | writable DIR [ROUNDS]\n"),
+        return std::fprintf(stderr, "usage: layer_bench unpack LAYOUT DIR [N] | limits LAYOUT | writable | "
+                                    "commit DIR [ROUNDS]\n"),
                2;
     return 0;
 } catch (const std::exception &error) {
