@@ -160,3 +160,24 @@ expect "running" "running alive" "$(g inspect -f '{{.State.Status}}' big) $(time
 g commit big half:1 > /dev/null
 expect "and again" 209715200 "$(g run --rm half:1 wc -c /big | awk '{print $1}')"
 g rm -f live moving hostile big > /dev/null
+
+note "retain_blobs keeps compressed layers with their image, and no longer"
+blobs() { # how many of the layers of the image's manifest are kept
+  for digest in $(jq -r '.layers[].digest' "$T/manifest"); do ls "$T/root/content/blobs/${digest/://}"; done 2> /dev/null | wc -l
+}
+skopeo inspect --raw --tls-verify=false "docker://$REGISTRY/library/busybox:latest" > "$T/manifest"
+expect "dropped by default" 0 "$(blobs)"
+g rm -f $(g ps -aq) > /dev/null
+for round in 1 2 3; do g images -q | sort -u | xargs -r gantry -H "unix://$T/run/gantry.sock" rmi -f > /dev/null 2>&1 || true; done
+expect "all images gone" "" "$(g images -aq)"
+stop_engine
+sed -i 's/^\[storage\]$/&\nretain_blobs = true/' "$T/gantry.toml"
+start_engine
+g pull -q busybox > /dev/null
+expect "kept" 2 "$(blobs)"
+g run --name cc busybox touch /x; g commit cc child > /dev/null; g rm cc > /dev/null
+g rmi busybox > /dev/null 2>&1 || true
+expect "kept for the child" 2 "$(blobs)"
+g rmi child > /dev/null
+g rmi busybox > /dev/null 2>&1 || true
+expect "gone with the last user" 0 "$(blobs)"

@@ -65,6 +65,17 @@ run start nginxweb
 run exec nginxweb nginx
 await 10 curl -sf --max-time 2 "http://localhost:$PORT/" || fail "no page after restart"
 expect "page after restart" "$PAGE" "$(curl -sS --max-time 10 "http://localhost:$PORT/")"
+
+step "Commit it: an image with one more layer, which holds the differences alone."
+run commit -m 'nginx and its page' nginxweb page
+layers() { g image inspect -f '{{len .RootFS.Layers}}' "$1"; }
+expect "one layer more" $(($(layers "$IMAGE") + 1)) "$(layers page)"
+run run -d --name again -p 127.0.0.1::80 page nginx -g 'daemon off;'
+AGAIN=$(g port again 80 | head -1)
+await 10 curl -sf --max-time 2 "http://$AGAIN/" || fail "the committed image serves no page"
+expect "page of the committed image" "$PAGE" "$(curl -sS --max-time 10 "http://$AGAIN/")"
+run rm -f again
+run rmi page
 run rm -f nginxweb
 tmux -L "$TMUX_SOCKET" kill-server 2> /dev/null || true
 run rmi debian:12
