@@ -228,6 +228,9 @@ void info(const Engine &engine, Exchange &x) {
     warn(can.cpu_quota, "No cpu cfs quota support");
     warn(can.cpuset, "No cpuset support");
     warn(forwarding, "IPv4 forwarding is disabled");
+    if (const std::string &driver = engine.settings->storage().driver; driver != "auto" && driver != storage)
+        warnings.emplace_back("WARNING: the layers were moved to " + storage +
+                              "; change storage.driver in the configuration, which says " + driver);
     // There is neither a containerd nor a runc of ours; this is dockerd's word for it.
     const json::object none{{"ID", "N/A"}, {"Expected", "N/A"}};
     const json::object commit{{"ID", GANTRY_VERSION}, {"Expected", GANTRY_VERSION}};
