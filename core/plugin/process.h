@@ -10,6 +10,8 @@
 #include "core/plugin/sane.h"
 #include "core/plugin/wire.h"
 
+#include <condition_variable>
+#include <mutex>
 #include <random>
 #include <thread>
 
