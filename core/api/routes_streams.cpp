@@ -76,9 +76,11 @@ void attach(const Engine &engine, Exchange &x) {
                                 x.request.params[0]));
     if (!x.request.body_done()) x.request.body_text(64u << 10);
     const bool framed = !info.config.tty && x.request.api_minor >= 42;
-    UniqueFd connection = x.response.hijack(framed ? "application/vnd.docker.multiplexed-stream"
-                                                   : "application/vnd.docker.raw-stream");
-    engine.containers->attach(info.id, std::move(connection), options);
+    auto accept = [&] {
+        return x.response.hijack(framed ? "application/vnd.docker.multiplexed-stream"
+                                        : "application/vnd.docker.raw-stream");
+    };
+    engine.containers->attach(info.id, accept, options);
 }
 
 int64_t time_argument(const Request &request, const char *name) {

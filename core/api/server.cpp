@@ -165,7 +165,7 @@ struct Server::Impl {
         if (!free() && !waiting.empty()) {
             shutdown(waiting.begin()->second, SHUT_RD);
             waiting.erase(waiting.begin());
-            left.wait_for(lock, std::chrono::milliseconds(200), free);
+            left.wait_for(lock, std::chrono::seconds(2), free);
         }
         if (!free()) return false;
         ++connections;

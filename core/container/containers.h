@@ -177,8 +177,11 @@ class Containers {
     std::unique_ptr<WaitHandle> wait(const std::string &name, WaitCondition condition,
                                      std::function<void(const WaitResult &)> done);
 
-    /// Takes the client's connection after the HTTP head was written; a container that is not started
-    /// yet keeps it until start. `logs` sends what was logged before.
+    /// `accept` tells the client that it is attached and gives its connection; a container that is not
+    /// started yet keeps it until start. Once told, the client may start the container at any moment, so
+    /// accept is called where no start can come in between. `logs` sends what was logged before.
+    void attach(const std::string &name, const std::function<UniqueFd()> &accept,
+                const AttachRequestOptions &options);
     void attach(const std::string &name, UniqueFd connection, const AttachRequestOptions &options);
     /// Calls `sink` for each record until the end, `cancel`, or sink returns false.
     void logs(const std::string &name, const LogQuery &query, const CancelSource &cancel,

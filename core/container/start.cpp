@@ -391,8 +391,10 @@ void Containers::Impl::start_locked(const RecordPtr &record) {
                 t.attach(std::move(one.connection), one.options);
         });
         uint64_t run;
+        std::list<PendingAttach> late; // came after the others were taken and before it counted as running
         {
             std::lock_guard lock(record->mutex);
+            late.swap(record->pending);
             auto &state = record->state;
             state.status = "running";
             state.running = true;
@@ -408,6 +410,12 @@ void Containers::Impl::start_locked(const RecordPtr &record) {
             run = ++record->run;
         }
         record->changed.notify_all();
+        for (auto &one : late) // late: it may have ended already, which closes their connections
+            try {
+                task->attach(std::move(one.connection), one.options);
+            } catch (const Error &error) {
+                log_info("attach to container {}: {}", record->id, error.message());
+            }
         publish(*record, "start");
         watch_exit(record, run, task);
         schedule_health(record, run);

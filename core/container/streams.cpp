@@ -79,6 +79,11 @@ std::string parse_detach_keys(const std::string &text, bool tty) {
 }
 
 void Containers::attach(const std::string &name, UniqueFd connection, const AttachRequestOptions &options) {
+    attach(name, [&] { return std::move(connection); }, options);
+}
+
+void Containers::attach(const std::string &name, const std::function<UniqueFd()> &accept,
+                        const AttachRequestOptions &options) {
     auto record = impl_->find(name);
     AttachOptions to;
     parse_detach_keys(options.detach_keys, false);
@@ -99,6 +104,8 @@ void Containers::attach(const std::string &name, UniqueFd connection, const Atta
         to.multiplexed = !tty;
         to.detach_keys = parse_detach_keys(options.detach_keys, tty);
     }
+    UniqueFd connection;
+    if (options.logs || !options.stream) connection = accept();
     if (options.logs) {
         CancelSource never;
         LogQuery query;
@@ -116,6 +123,7 @@ void Containers::attach(const std::string &name, UniqueFd connection, const Atta
         std::lock_guard lock(record->mutex);
         if (record->removed) throw Error(ErrorClass::kNotFound, "No such container: " + name);
         if (record->state.running) task = need_task(*record);
+        if (!connection) connection = accept();
         if (!task) record->pending.push_back({std::move(connection), to});
     }
     if (task) task->attach(std::move(connection), to);

@@ -50,12 +50,13 @@ while read -r file; do
 done < "$W/list"
 (cd "$W/root" && find . | cpio -o -H newc --quiet) > "$W/initrd"
 
+# On a busy host an emulated timer may be too late for the kernel's check of it (no_timer_check).
 # The status comes back over a second serial line: nothing that a test prints can be taken for it.
 status=0
 timeout --foreground -k 5 "${VM_TIMEOUT:-3600}" qemu-system-x86_64 -accel tcg,thread=multi -cpu max,la57=off \
   -smp 2 -m "${VM_MEMORY:-3072}" -nodefaults -no-user-config -display none -no-reboot -nic user,model=virtio-net-pci \
   -kernel "$CACHE/$version/boot/vmlinuz-$version" -initrd "$W/initrd" \
-  -append "console=ttyS0 quiet panic=-1 VM_HERE=$HERE VM_BUILD=$BUILD VM_MODULES=$CACHE/$version/lib/modules/$version VM_TESTS=${TESTS// /,}" \
+  -append "console=ttyS0 quiet panic=-1 no_timer_check VM_HERE=$HERE VM_BUILD=$BUILD VM_MODULES=$CACHE/$version/lib/modules/$version VM_TESTS=${TESTS// /,}" \
   -fsdev local,id=host,path=/,security_model=none,readonly=on,multidevs=remap \
   -device virtio-9p-pci,fsdev=host,mount_tag=host -device virtio-rng-pci \
   -chardev stdio,id=out,signal=on -serial chardev:out -serial "file:$W/status" < /dev/null 2> "$W/qemu.err" || status=$?
