@@ -179,6 +179,8 @@ TEST(Files, EnvAndSeccomp) {
               json::parse(R"(["seccomp={\"defaultAction\":\"SCMP_ACT_ALLOW\"}","no-new-privileges"])"));
     std::ofstream(path) << "not json";
     EXPECT_THROW(body_of({"--security-opt", std::string("seccomp=") + path, "i"}), FlagError);
+    for (const char *bad : {"two", "1.5x", "-1", "nan", "1e9"})
+        EXPECT_THROW(body_of({"--cpus", bad, "i"}), FlagError) << bad;
     unlink(path);
     EXPECT_THROW(read_key_values(path, true), FlagError);
 }
