@@ -4,7 +4,7 @@
 #include "plugins/storage-aufs/driver.h"
 #include "plugins/storage/probe.h"
 #include "tests/conformance/storage/drivers.h"
-#include "tests/conformance/storage/edits.h"
+#include "sdk/kit/edits.h"
 
 #include "core/layer/changes.h"
 #include "core/layer/tree_tar.h"
@@ -16,6 +16,8 @@ namespace gantry {
 namespace {
 
 using namespace test;
+using kit::Edit;
+using kit::random_edits;
 
 struct Aufs : testing::Test {
     TempDir dir;

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-namespace gantry::test {
+namespace gantry::kit {
 
 struct Edit {
     enum Kind {
@@ -40,4 +40,4 @@ struct Edit {
 /// `count` edits that apply one after the other to the tree at `root`, which they change on the way.
 std::vector<Edit> random_edits(std::mt19937 &random, int root, int count);
 
-} // namespace gantry::test
+} // namespace gantry::kit

@@ -1,4 +1,4 @@
-#include "tests/conformance/storage/edits.h"
+#include "edits.h"
 
 #include "core/base/fd.h"
 
@@ -10,7 +10,7 @@
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
 
-namespace gantry::test {
+namespace gantry::kit {
 namespace {
 
 constexpr const char *kKinds[] = {
@@ -161,4 +161,4 @@ std::vector<Edit> random_edits(std::mt19937 &random, int root, int count) {
     return out;
 }
 
-} // namespace gantry::test
+} // namespace gantry::kit
