@@ -352,7 +352,8 @@ struct PluginHost::Impl {
                     ErrorClass::kFailedPrecondition,
                     fmt::format("open {}: it was written by storage driver {}, which does not work: {}", root,
                                 owner, e.message()),
-                    "make that driver work again, or give engine.root another directory");
+                    (e.hint().empty() ? "make that driver work again" : e.hint()) +
+                        "; or give engine.root another directory");
             }
         }
         std::string reasons;

@@ -22,7 +22,7 @@ sources=/etc/apt/sources.list
 [ -s $sources ] || sources=$(ls /etc/apt/sources.list.d/*.sources | grep -m1 debian)
 # Everything that the packages ask for comes from the distribution; recommended plugins from the files.
 mmdebstrap --quiet --variant=apt --include=ca-certificates,iproute2 \
-  --customize-hook='mkdir -p "$1/debs"' --customize-hook="copy-in $T/debs/*.deb /debs" \
+  --customize-hook='mkdir -p "$1/debs"' --customize-hook="cp $T/debs/*.deb \"\$1/debs\"" \
   --customize-hook='chroot "$1" sh -c "apt-get -qq install -y --no-install-recommends /debs/gantry_*.deb /debs/gantry-plugin-*.deb > /dev/null"' \
   bookworm "$R" "$sources" 2> "$T/mmdebstrap.log" || { tail -20 "$T/mmdebstrap.log" >&2; fail "the packages do not install"; }
 
@@ -37,7 +37,7 @@ mount -t tmpfs tmpfs "$R/run"
 cd "$R"
 mkdir -p .old
 pivot_root . .old
-umount -l /.old
+/bin/busybox umount -l /.old # the root has no umount of its own
 ip link set lo up
 exec /bin/bash /inside.sh
 BOOT
@@ -46,6 +46,7 @@ cp "$(command -v busybox)" "$T/bb/bin/busybox"
 ln -s busybox "$T/bb/bin/sh"
 ln -s busybox "$T/bb/bin/echo"
 tar -C "$T/bb" -cf "$R/busybox.tar" .
+cp "$(command -v busybox)" "$R/bin/busybox"
 cat > "$R/inside.sh" <<'INSIDE'
 set -euo pipefail
 die() { echo "FAIL: $*"; exit 1; }
