@@ -511,9 +511,9 @@ const std::vector<std::string> &driver_operations(gantry_kind kind) {
 }
 
 std::string missing_driver_hint(gantry_kind kind, const std::string &name) {
-    return fmt::format("install the package gantry-{0}-{1}, or set {0}.driver to another driver; "
+    return fmt::format("install the package gantry-plugin-{0}-{1}, or set {2}.driver to another driver; "
                        "gantry plugin ls shows those found",
-                       section_of(kind), name);
+                       kind == GANTRY_KIND_NETWORK ? "net" : section_of(kind), name, section_of(kind));
 }
 
 std::shared_ptr<const EngineSettings> EngineSettings::load(const Sources &sources) {

@@ -73,9 +73,7 @@ void drivers_chosen(const PluginHost &host, const EngineSettings &settings, Find
              chosen.empty()
                  ? word + ".driver = \"" + wanted + "\": no usable plugin offers it"
                  : word + ".driver = \"" + wanted + "\"" + (wanted == "auto" ? ": takes " + chosen : ""),
-             chosen.empty() ? "install the package gantry-plugin-" + word + "-" +
-                                  (wanted == "auto" ? "overlay" : wanted) + ", or name another driver"
-                            : ""});
+             chosen.empty() ? missing_driver_hint(kind, wanted == "auto" ? "overlay" : wanted) : ""});
     };
     judge(GANTRY_KIND_STORAGE, settings.storage().driver, settings.storage().prefer);
     judge(GANTRY_KIND_NETWORK, settings.network().driver, {});

@@ -72,7 +72,7 @@ TEST_F(HostingTest, RefusalsNameTheWayOut) {
              {"[storage.overlay]\ncall_timeouts = { create = \"0s\" }\n", "must be between"},
              {"[storage.overlayy]\nx = 1\n", "did you mean 'overlay'?"},
              {"[storage]\ndriver = \"zfs\"\n[storage.zfs]\nx = 1\n",
-              "install the package gantry-storage-zfs"}}) {
+              "install the package gantry-plugin-storage-zfs"}}) {
         const std::string said = refusal(text);
         EXPECT_NE(said.find(words), said.npos) << text << "-> " << said;
     }
