@@ -16,10 +16,10 @@ if [ -z "${GANTRY_BENCH_DIR:-}" ]; then
   export GANTRY_BENCH_CGROUP=gantry-bench-$$ GANTRY_BENCH_INIT=
   clean() {
     trap - EXIT INT TERM
-    # The first process of the PID namespace takes all others with it.
-    [ -z "$GANTRY_BENCH_INIT" ] || { kill "$GANTRY_BENCH_INIT" 2> /dev/null && wait "$GANTRY_BENCH_INIT" 2> /dev/null; } || true
+    # unshare ignores softer signals; its death is that of the first process in the namespace, and so of all.
+    [ -z "$GANTRY_BENCH_INIT" ] || { kill -KILL "$GANTRY_BENCH_INIT" 2> /dev/null && wait "$GANTRY_BENCH_INIT" 2> /dev/null; } || true
     find /sys/fs/cgroup -mindepth 2 -maxdepth 2 -name "$GANTRY_BENCH_CGROUP" -exec find {} -depth -type d \; | while read -r group; do
-      for _ in 1 2 3 4 5; do rmdir "$group" 2> /dev/null && break; sleep 0.1; done
+      for _ in {1..50}; do rmdir "$group" 2> /dev/null && break; sleep 0.1; done
       [ ! -d "$group" ] || echo "bench: left behind: $group" >&2
     done
     rm -rf --one-file-system "$GANTRY_BENCH_DIR"
