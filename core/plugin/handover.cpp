@@ -6,13 +6,10 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
 #include <csignal>
-#include <deque>
 #include <fmt/format.h>
 #include <poll.h>
 #include <pthread.h>
-#include <sys/eventfd.h>
 #include <thread>
 
 namespace gantry {
@@ -22,15 +19,42 @@ constexpr int64_t kMillisecond = 1000000;
 // An obedient plugin notices the deadline itself and says what it was doing; it gets this long to do so.
 constexpr int64_t kGrace = 100 * kMillisecond;
 constexpr int64_t kCancelGrace = 2000 * kMillisecond;
-constexpr int64_t kLongest = 3600 * 1000 * kMillisecond; // of one wait; the next one follows
-constexpr auto kIdle = std::chrono::seconds(5);
+constexpr int kIdleMs = 5000;
 
+/// Threads wake each other by a byte in a pipe and not by a futex: the kernel then knows that the waker is
+/// about to sleep and lets the other run on the same core at once. On a busy machine that halves the cost.
+struct Pipe {
+    UniqueFd read, write;
+    Pipe() {
+        int fds[2];
+        if (::pipe2(fds, O_CLOEXEC) != 0) throw Error::from_errno(errno, "prepare call of a plugin");
+        read.reset(fds[0]);
+        write.reset(fds[1]);
+    }
+};
+void put_byte(int fd) noexcept {
+    while (::write(fd, "", 1) < 0 && errno == EINTR) {
+    }
+}
+void take_byte(int fd) noexcept {
+    char byte;
+    while (::read(fd, &byte, 1) < 0 && errno == EINTR) {
+    }
+}
+
+const Pipe &own_pipe() {
+    thread_local const Pipe pipe;
+    return pipe;
+}
+
+struct Worker {
+    Pipe pipe;
+    std::function<void()> job; // of whoever took the worker from the idle ones, until the byte
+};
 /// Never destroyed: a thread may hang in a plugin until the process ends.
 struct Threads {
     std::mutex mutex;
-    std::condition_variable work;
-    std::deque<std::function<void()>> jobs;
-    size_t idle = 0;
+    std::vector<Worker *> idle;
     std::atomic<int> busy{0};
 };
 Threads &threads() {
@@ -38,28 +62,26 @@ Threads &threads() {
     return *all;
 }
 
-void serve_jobs() {
+void serve_jobs(std::unique_ptr<Worker> worker) {
     sigset_t all;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, nullptr); // signals are the main thread's
     pthread_setname_np(pthread_self(), "plugin-call");
     Threads &t = threads();
-    std::unique_lock lock(t.mutex);
     for (;;) {
-        if (t.jobs.empty()) {
-            ++t.idle;
-            const bool more = t.work.wait_for(lock, kIdle, [&] { return !t.jobs.empty(); });
-            --t.idle;
-            if (!more) return;
-        }
-        std::function<void()> job = std::move(t.jobs.front());
-        t.jobs.pop_front();
-        lock.unlock();
-        t.busy.fetch_add(1);
-        job();
+        worker->job();
+        worker->job = nullptr;
         t.busy.fetch_sub(1);
-        job = nullptr; // what it owns may be a driver: never under the lock
-        lock.lock();
+        {
+            const std::lock_guard lock(t.mutex);
+            t.idle.push_back(worker.get());
+        }
+        pollfd p{worker->pipe.read.get(), POLLIN, 0};
+        if (::poll(&p, 1, kIdleMs) <= 0) {
+            const std::lock_guard lock(t.mutex);
+            if (std::erase(t.idle, worker.get()) > 0) return;
+        }
+        take_byte(worker->pipe.read.get());
     }
 }
 
@@ -72,16 +94,29 @@ std::string text_of(int64_t ns) {
 
 void run_on_call_thread(std::function<void()> job) {
     Threads &t = threads();
-    const std::lock_guard lock(t.mutex);
-    if (t.idle <= t.jobs.size()) {
-        try {
-            std::thread(serve_jobs).detach();
-        } catch (const std::system_error &e) {
-            throw Error::from_errno(e.code().value(), "start thread for a plugin's call");
+    t.busy.fetch_add(1);
+    {
+        std::unique_lock lock(t.mutex);
+        if (!t.idle.empty()) {
+            Worker *worker = t.idle.back(); // the warmest
+            t.idle.pop_back();
+            lock.unlock();
+            worker->job = std::move(job);
+            put_byte(worker->pipe.write.get());
+            return;
         }
     }
-    t.jobs.push_back(std::move(job));
-    t.work.notify_one();
+    try {
+        auto worker = std::make_unique<Worker>();
+        worker->job = std::move(job);
+        std::thread(serve_jobs, std::move(worker)).detach();
+    } catch (const std::system_error &e) {
+        t.busy.fetch_sub(1);
+        throw Error::from_errno(e.code().value(), "start thread for a plugin's call");
+    } catch (...) {
+        t.busy.fetch_sub(1);
+        throw;
+    }
 }
 
 int calls_under_way() noexcept { return threads().busy.load(); }
@@ -112,15 +147,15 @@ Error CallRecord::over(const char *operation, int64_t limit_ns, bool silent) con
 }
 
 CallFrame::CallFrame(const Call &outer, const CallLimit &limit)
-    : outer_(outer.raw()), subject_(outer.subject()), started_ns_(Call::now_ns()), moved_ns_(started_ns_) {
+    : outer_(outer.raw()), wake_fd_(own_pipe().write.get()), subject_(outer.subject()),
+      started_ns_(Call::now_ns()), moved_ns_(started_ns_) {
     refuse_in_transaction(limit.operation);
     const gantry_call &from = *outer.raw();
     raw_.struct_size = sizeof raw_;
     raw_.cancel_fd = -1;
     if (from.cancel_fd >= 0) {
         cancel_.reset(::fcntl(from.cancel_fd, F_DUPFD_CLOEXEC, 3));
-        done_event_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-        if (!cancel_ || !done_event_) throw Error::from_errno(errno, "prepare call of a plugin");
+        if (!cancel_) throw Error::from_errno(errno, "prepare call of a plugin");
         raw_.cancel_fd = cancel_.get();
     }
     raw_.deadline_ns = from.deadline_ns;
@@ -155,12 +190,14 @@ CallFrame::CallFrame(const Call &outer, const CallLimit &limit)
 }
 
 void CallFrame::finish(std::exception_ptr error) noexcept {
-    const std::lock_guard lock(mutex_);
-    done_ = true;
-    error_ = std::move(error);
-    const uint64_t one = 1;
-    if (done_event_ && ::write(done_event_.get(), &one, sizeof one) < 0) return; // cannot be full
-    changed_.notify_one();
+    bool wake = false;
+    {
+        const std::lock_guard lock(mutex_);
+        done_ = true;
+        error_ = std::move(error);
+        wake = !left_;
+    }
+    if (wake) put_byte(wake_fd_); // a caller that sees done_ first waits for this byte
 }
 
 bool CallFrame::leave() noexcept {
@@ -209,19 +246,18 @@ void hand_over(const std::shared_ptr<CallRecord> &record, const std::shared_ptr<
     };
     for (;;) {
         const int64_t left = end_of_wait().first - Call::now_ns();
-        if (f.cancel_ && left > 0) {
-            pollfd p[] = {{f.done_event_.get(), POLLIN, 0}, {cancelled_ns ? -1 : f.cancel_.get(), POLLIN, 0}};
+        if (left > 0) {
+            pollfd p[] = {{own_pipe().read.get(), POLLIN, 0},
+                          {cancelled_ns ? -1 : f.cancel_.get(), POLLIN, 0}};
             (void)::poll(p, 2, static_cast<int>(std::min<int64_t>(left / kMillisecond + 1, 1 << 30)));
             if (p[1].revents) cancelled_ns = Call::now_ns();
         }
         {
             std::unique_lock lock(f.mutex_);
-            if (!f.cancel_)
-                f.changed_.wait_for(lock, std::chrono::nanoseconds(std::clamp<int64_t>(left, 0, kLongest)),
-                                    [&] { return f.done_; });
             if (f.done_) {
                 const std::exception_ptr error = std::exchange(f.error_, nullptr);
                 lock.unlock();
+                take_byte(own_pipe().read.get());
                 if (error) std::rethrow_exception(error);
                 return;
             }

@@ -14,7 +14,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <condition_variable>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -87,7 +86,8 @@ class CallFrame {
     gantry_call raw_{};
     gantry_error_sink sink_{};
     const gantry_call *outer_; // only through the gate
-    UniqueFd cancel_, done_event_;
+    UniqueFd cancel_;
+    const int wake_fd_; // of the caller's thread; written once, unless it has left
     std::string subject_;
     std::vector<std::pair<std::string, std::string>> label_text_;
     std::vector<gantry_label> labels_;
@@ -97,7 +97,6 @@ class CallFrame {
     std::atomic<int64_t> moved_ns_;
 
     std::mutex mutex_; // guards what follows
-    std::condition_variable changed_;
     bool done_ = false, left_ = false;
     std::exception_ptr error_;
 };
