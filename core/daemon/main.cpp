@@ -210,10 +210,11 @@ int clean(const EngineSettings &settings) {
     make_state_directories(config);
     const UniqueFd lock = api::lock_engine(config.run);
     Db db(config.root + "/gantry.db");
-    PluginHost plugins(settings, &db);
-    settings.validate(plugins.schemas());
+    // First what needs no plugin: its package may be gone already.
     Runtime::make({find_shim(config), config.run, config.cgroup_parent, engine_id(db)})->sweep({});
     remove_cgroup_parent(config.cgroup_parent);
+    PluginHost plugins(settings, &db);
+    settings.validate(plugins.schemas());
     CallScope call;
     plugins.network()->clean(call);
     puts("clean");
