@@ -118,7 +118,9 @@ std::string libexec() {
     for (int up = 0; up < 2; ++up) {
         path.resize(path.rfind('/') == path.npos ? 0 : path.rfind('/'));
         for (const char *below : {"", "/lib/gantry"})
-            if (access((path + below + "/gantry-shim").c_str(), X_OK) == 0) return path + below;
+            if ((access((path + below + "/gantry-shim").c_str(), X_OK) == 0 ||
+                 access((path + below + "/gantry-portd").c_str(), X_OK) == 0))
+                return path + below;
     }
     return "/usr/lib/gantry";
 }
@@ -174,13 +176,16 @@ Footprint Footprint::take() {
     out.mounts = read_file_if("/proc/self/mountinfo", found);
     char here[4096];
     out.directory = getcwd(here, sizeof here) ? here : "";
-    for (const std::string &task : list_directory("/proc/self/task"))
-        for (std::string rest = read_file_if("/proc/self/task/" + task + "/children", found);
-             !rest.empty();) {
-            const size_t blank = std::min(rest.find(' '), rest.size());
-            if (blank > 0) out.children.insert(rest.substr(0, blank));
-            rest.erase(0, blank + 1);
-        }
+    for (const std::string &name : list_directory("/proc")) {
+        if (name.find_first_not_of("0123456789") != name.npos || name == "1" ||
+            atoi(name.c_str()) == getpid())
+            continue;
+        // Without root, or in a process of the case, others show that were there before.
+        const std::string facts = read_file_if("/proc/" + name + "/stat", found);
+        const size_t behind = facts.rfind(") ");
+        if (found && behind != facts.npos && facts[behind + 2] != 'Z')
+            out.processes[name] = facts.substr(facts.find('('), behind + 1 - facts.find('('));
+    }
     sigset_t mask;
     pthread_sigmask(SIG_BLOCK, nullptr, &mask);
     for (int signal = 1; signal < 32; ++signal)
@@ -207,8 +212,8 @@ std::string Footprint::changes_since(const Footprint &before) const {
     if (directory != before.directory) out += "the working directory changed to " + directory + "\n";
     if (mask != before.mask) out += "the signal mask changed\n";
     if (file_mask != before.file_mask) out += "the file mode creation mask changed\n";
-    for (const std::string &child : children)
-        if (!before.children.contains(child)) out += "process " + child + " is left behind\n";
+    for (const auto &[number, name] : processes)
+        if (!before.processes.contains(number)) out += "process " + number + " " + name + " is left behind\n";
     for (const std::string &link : links)
         if (!before.links.contains(link)) out += "network link " + link + " is left behind\n";
     if (!out.empty()) out.pop_back();
@@ -264,6 +269,15 @@ bool kill_before_call(size_t n, const std::function<void()> &prepare, const std:
         }
         entering = !entering;
     }
+}
+
+void kill_at_each_call(size_t points, const std::function<bool(size_t n, size_t &total)> &round) {
+    size_t last = 0, ignored = 0;
+    round(SIZE_MAX, last); // how many there are
+    require(last > 0, "the step makes no system call");
+    const size_t stride = last > points ? last / points : 1;
+    for (size_t n = 1; n <= last; n += stride)
+        if (!round(n, ignored)) break;
 }
 
 void in_parallel(int count, const std::function<void(int)> &work) {

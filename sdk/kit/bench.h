@@ -24,6 +24,7 @@ class RecordedCall {
     const gantry_call *raw() const { return &call_; }
     void cancel_at_once(); // cancel_fd is readable from now on
     void deadline_passed();
+    const std::string &message() const { return report_.message; }
 
     /// Checks what the contract says of a failure: the sink was set once, with this class and a sentence.
     void require_report(gantry_status status, const std::string &doing) const;
@@ -74,7 +75,8 @@ class Bench {
 struct Footprint {
     std::map<int, std::string> descriptors; // number -> what it is
     std::string mounts, directory, mask;
-    std::set<std::string> children, links;
+    std::map<std::string, std::string> processes; // of the case: number -> name
+    std::set<std::string> links;
     unsigned file_mask = 0;
     static Footprint take();
     /// "" when nothing changed.
@@ -85,6 +87,9 @@ struct Footprint {
 /// `work` came to its end. `total` is set then.
 bool kill_before_call(size_t n, const std::function<void()> &prepare, const std::function<void()> &work,
                       size_t &total);
+
+/// Rounds of kill_before_call over all system calls of a step, at most about `points` of them.
+void kill_at_each_call(size_t points, const std::function<bool(size_t n, size_t &total)> &round);
 
 /// Runs `work` on `count` threads that begin together; the first failure is thrown.
 void in_parallel(int count, const std::function<void(int)> &work);

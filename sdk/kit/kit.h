@@ -51,6 +51,7 @@ std::vector<Case> storage_cases();
 std::vector<Case> storage_tree_cases();
 std::vector<Case> storage_kill_cases();
 std::vector<Case> network_cases();
+std::vector<Case> network_kill_cases();
 std::vector<Case> registry_cases();
 
 struct Result {

@@ -1,5 +1,6 @@
-// Each case in a child process: what a plugin does to a process (descriptors, mounts, children, a crash) is
-// seen there and ends with it. The child tells its verdict through a pipe; silence is a verdict too.
+// Each case in a child process with a process namespace of its own: what a plugin does to a process
+// (descriptors, mounts, children, daemons, a crash) is seen there and ends with it. The child tells its
+// verdict through a pipe; silence is a verdict too.
 #include "kit.h"
 
 #include "core/base/fd.h"
@@ -19,6 +20,7 @@
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -31,7 +33,6 @@ using Clock = std::chrono::steady_clock;
 /// The child's part; never returns.
 [[noreturn]] void run_in_child(const Case &one, const Subject &subject, const std::string &dir, int verdict,
                                bool verbose) {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
     setpgid(0, 0);
     set_log_level(verbose ? LogLevel::kDebug : LogLevel::kError);
     const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -44,8 +45,9 @@ using Clock = std::chrono::steady_clock;
     std::string message;
     try {
         if (geteuid() == 0 &&
-            (unshare(CLONE_NEWNS) != 0 || mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0))
-            throw Skipped("no mount namespace can be made: " + std::string(strerror(errno)));
+            (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+             mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) != 0))
+            throw Skipped("/proc of a process namespace cannot be mounted: " + std::string(strerror(errno)));
         one.run(subject, dir);
     } catch (const Skipped &skipped) {
         state = 's';
@@ -66,6 +68,26 @@ using Clock = std::chrono::steady_clock;
     _exit(0);
 }
 
+/// The first process of the case's namespace; all others end with it. It reaps what daemons leave, so a
+/// plugin's helper that ended is gone and not a corpse. Ends as the case does.
+[[noreturn]] void be_init(const std::function<void()> &run) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    const pid_t child = fork();
+    if (child == 0) run();
+    for (int status = 0;;) {
+        const pid_t ended = wait(&status);
+        if (ended == child) _exit(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status));
+        if (ended < 0 && errno != EINTR) _exit(1);
+    }
+}
+
+/// As fork, in new namespaces for processes and mounts where that can be had.
+pid_t fork_apart() {
+    if (geteuid() != 0) return fork();
+    return pid_t(
+        syscall(SYS_clone, SIGCHLD | CLONE_NEWPID | CLONE_NEWNS, nullptr, nullptr, nullptr, nullptr));
+}
+
 /// Reads the verdict until the end of file or the limit.
 bool read_verdict(int fd, int limit_s, std::string &out) {
     const auto end = Clock::now() + std::chrono::seconds(limit_s);
@@ -83,6 +105,14 @@ bool read_verdict(int fd, int limit_s, std::string &out) {
     }
 }
 
+void await_end(pid_t child) {
+    siginfo_t ended{};
+    for (int i = 0; i < 200 && ended.si_pid == 0; ++i) {
+        if (waitid(P_PID, id_t(child), &ended, WEXITED | WNOHANG | WNOWAIT) != 0) return;
+        if (ended.si_pid == 0) usleep(5'000);
+    }
+}
+
 Result run_case(const Case &one, const Subject &subject, const Plan &plan) {
     Result result{Result::kFailed, one.name, one.promise, "", 0};
     if (one.needs_root && geteuid() != 0) {
@@ -96,19 +126,19 @@ Result run_case(const Case &one, const Subject &subject, const Plan &plan) {
     int ends[2];
     if (pipe2(ends, O_CLOEXEC) != 0) throw Error::from_errno(errno, "make pipe");
     UniqueFd from(ends[0]), to(ends[1]);
-    const pid_t child = fork();
-    if (child < 0) throw Error::from_errno(errno, "fork case");
+    const pid_t child = fork_apart();
+    if (child < 0) throw Error::from_errno(errno, "make process and mount namespaces for a case");
     if (child == 0) {
         from.reset();
-        run_in_child(one, subject, dir, to.get(), plan.verbose);
+        be_init([&] { run_in_child(one, subject, dir, to.get(), plan.verbose); });
     }
     to.reset();
     std::string verdict;
-    // Helpers of the plugin may hold the pipe open, but it is close-on-exec and the child's group is killed.
     const bool in_time = read_verdict(from.get(), one.limit_s, verdict);
-    kill(-child, SIGKILL);
-    kill(child, SIGKILL);
     int status = 0;
+    // The pipe ends a moment before the case does; what it ended by is worth a sentence.
+    if (verdict.empty() && in_time) await_end(child);
+    kill(child, SIGKILL);
     while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
     }
     if (!verdict.empty()) {
@@ -118,8 +148,9 @@ Result run_case(const Case &one, const Subject &subject, const Plan &plan) {
         result.message = verdict.substr(1);
     } else if (!in_time) {
         result.message = "did not end within " + std::to_string(one.limit_s) + " seconds";
-    } else if (WIFSIGNALED(status)) {
-        result.message = std::string("the process ended by signal ") + strsignal(WTERMSIG(status));
+    } else if (WIFEXITED(status) && WEXITSTATUS(status) > 128) {
+        result.message =
+            std::string("the process ended by a signal: ") + strsignal(WEXITSTATUS(status) - 128);
     } else {
         result.message = "the plugin ended the process with exit code " + std::to_string(WEXITSTATUS(status));
     }
@@ -165,7 +196,10 @@ int judge(const Subject &subject, const Plan &plan) {
         add(storage_tree_cases());
         add(storage_kill_cases());
         break;
-    case GANTRY_KIND_NETWORK: add(network_cases()); break;
+    case GANTRY_KIND_NETWORK:
+        add(network_cases());
+        add(network_kill_cases());
+        break;
     case GANTRY_KIND_REGISTRY: add(registry_cases()); break;
     }
     if (!plan.filter.empty())
