@@ -263,7 +263,8 @@ End serve(const std::shared_ptr<const EngineSettings> &settings) {
     const auto registry = plugins.registry();
     Events events;
     ContentStore content(config.root, db, settings->storage().durable);
-    Layers layers(db, storage, plugins.storage_name(), settings->storage().durable);
+    Layers layers(db, storage, plugins.storage_name(), settings->storage().durable,
+                  config.root + "/layer-records");
     Images images(db, content, layers, registry, events, settings->registry(),
                   settings->storage().retain_blobs, settings->storage().max_parallel_unpack);
     Networks networks(db, network, plugins.network_name(), events);

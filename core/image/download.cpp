@@ -376,7 +376,8 @@ void LayerPull::unpack_once(size_t index) {
 std::string LayerPull::run() {
     if (jobs_.empty()) return {};
     for (size_t i = jobs_.size(); i-- > 0;) {
-        if (const auto found = context_.layers.find(jobs_[i].plan->chain_id)) {
+        if (const auto found = context_.layers.find(jobs_[i].plan->chain_id);
+            found && context_.layers.whole(found->id)) {
             first_ = i + 1;
             jobs_[i].layer_id = found->id;
             break;

@@ -7,9 +7,11 @@
 #include "core/base/log.h"
 #include "core/content/content.h"
 #include "core/layer/changes.h"
+#include "core/layer/record.h"
 #include "core/layer/write_behind.h"
 #include "core/store/db.h"
 
+#include <algorithm>
 #include <map>
 #include <mutex>
 #include <set>
@@ -18,7 +20,7 @@ namespace gantry {
 namespace {
 
 constexpr char kColumns[] =
-    "SELECT id,ifnull(parent,''),ifnull(chain_id,''),diff_id,blob_digest,blob_size,size,inodes ";
+    "SELECT id,ifnull(parent,''),ifnull(chain_id,''),diff_id,blob_digest,blob_size,size,inodes,damaged ";
 
 Layer layer_of(const Statement &row) {
     Layer l;
@@ -30,6 +32,7 @@ Layer layer_of(const Statement &row) {
     l.blob_size = static_cast<uint64_t>(row.integer(5));
     l.size = static_cast<uint64_t>(row.integer(6));
     l.inodes = static_cast<uint64_t>(row.integer(7));
+    l.damaged = row.text(8);
     return l;
 }
 
@@ -66,13 +69,15 @@ struct Layers::Impl {
     std::shared_ptr<StorageDriver> driver;
     std::string name;
     bool durable;
+    LayerRecords records;
     StorageCaps caps;
     std::mutex mutex;
     int holds = 0;
     std::set<std::string> held; // layers seen while anybody holds
 
-    Impl(Db &db_, std::shared_ptr<StorageDriver> driver_, std::string name_, bool durable_)
-        : db(db_), driver(std::move(driver_)), name(std::move(name_)), durable(durable_) {
+    Impl(Db &db_, std::shared_ptr<StorageDriver> driver_, std::string name_, bool durable_,
+         const std::string &records_)
+        : db(db_), driver(std::move(driver_)), name(std::move(name_)), durable(durable_), records(records_) {
         const CallScope scope;
         caps = driver->caps(scope);
     }
@@ -143,17 +148,65 @@ struct Layers::Impl {
                                                       " can stack");
     }
     void delete_row(const std::string &id) {
+        std::string unused; // the diff id, when no other layer has it
         db.transact([&](Db &t) {
+            {
+                auto row =
+                    t.prepare("SELECT diff_id FROM layer l WHERE id=?1 AND NOT EXISTS(SELECT 1 FROM layer o "
+                              "WHERE o.diff_id=l.diff_id AND o.id<>?1)");
+                row.bind(1, id);
+                if (row.step()) unused = row.text(0);
+            }
             // A container on its way in or out may still name the layer it made or gives up.
             t.prepare("UPDATE container SET layer=NULL WHERE layer=? AND phase<>'ready'").bind(1, id).run();
             t.prepare("DELETE FROM layer WHERE id=?").bind(1, id).run();
         });
+        records.remove(unused);
     }
     /// The row says 'making' or 'removing' when this is called.
     void destroy(const std::string &id) {
         const CallScope scope;
         driver->remove(scope, id);
         delete_row(id);
+    }
+    /// What stood on `old` stands on `now` from here on. Drivers are told parents with every call.
+    void take_place(Db &t, const std::string &old, const std::string &now) {
+        t.prepare("UPDATE layer SET parent=? WHERE parent=?").bind_all(now, old).run();
+        t.prepare("UPDATE image SET top_layer=? WHERE top_layer=?").bind_all(now, old).run();
+        t.prepare("UPDATE layer SET state='removing',chain_id=NULL,parent=NULL,damaged=? WHERE id=?")
+            .bind_all(now, old)
+            .run();
+    }
+    /// A running container has the old directories mounted; the kernel does not bear that they go.
+    bool in_use_below(const std::string &now) {
+        bool used = false;
+        db.transact([&](Db &t) {
+            auto row = t.prepare(
+                "WITH RECURSIVE above(id) AS (SELECT ?1 UNION SELECT l.id FROM layer l JOIN above "
+                "ON l.parent=above.id) SELECT 1 FROM container WHERE layer IN (SELECT id FROM above) "
+                "AND instr(replace(state,' ',''),'\"running\":true')<>0 LIMIT 1");
+            row.bind(1, now);
+            used = row.step();
+        });
+        return used;
+    }
+    void end_replaced() {
+        std::map<std::string, std::string> retired;
+        db.transact([&](Db &t) {
+            auto rows =
+                t.prepare("SELECT id,damaged FROM layer WHERE driver=? AND state='removing' AND damaged<>''");
+            rows.bind(1, name);
+            while (rows.step())
+                retired.emplace(rows.text(0), rows.text(1));
+        });
+        for (const auto &[old, now] : retired)
+            retire(old, now);
+    }
+    void retire(const std::string &old, const std::string &now) {
+        if (in_use_below(now))
+            log_info("layer {} was replaced by {} and goes when its containers have stopped", old, now);
+        else
+            undo(old);
     }
     void undo(const std::string &id) noexcept {
         try {
@@ -164,11 +217,21 @@ struct Layers::Impl {
     }
 };
 
-Layers::Layers(Db &db, std::shared_ptr<StorageDriver> driver, std::string driver_name, bool durable)
-    : impl_(std::make_unique<Impl>(db, std::move(driver), std::move(driver_name), durable)) {}
+Layers::Layers(Db &db, std::shared_ptr<StorageDriver> driver, std::string driver_name, bool durable,
+               const std::string &records)
+    : impl_(std::make_unique<Impl>(db, std::move(driver), std::move(driver_name), durable, records)) {}
 Layers::~Layers() = default;
 
 bool Layers::independent() const { return impl_->caps.independent_layers; }
+gantry_whiteout Layers::whiteout() const { return impl_->caps.whiteout; }
+const LayerRecords &Layers::records() const { return impl_->records; }
+
+bool Layers::whole(const std::string &id) const {
+    bool out = true;
+    for (const std::string &part : lineage(id))
+        out = out && get(part).damaged.empty();
+    return out;
+}
 
 std::shared_ptr<void> Layers::hold() {
     impl_->begin_hold();
@@ -178,8 +241,8 @@ std::shared_ptr<void> Layers::hold() {
 std::optional<Layer> Layers::find(const std::string &chain_id) const {
     std::optional<Layer> found;
     impl_->db.transact([&](Db &t) {
-        auto row =
-            t.prepare(std::string(kColumns) + "FROM layer WHERE driver=? AND chain_id=? AND state='ready'");
+        auto row = t.prepare(std::string(kColumns) +
+                             "FROM layer WHERE driver=? AND chain_id=? AND state='ready' AND damaged=''");
         row.bind_all(impl_->name, chain_id);
         if (row.step()) found = layer_of(row);
         // Within the transaction: sweep() decides within one too.
@@ -232,8 +295,9 @@ class LayerInTheMaking final : public Layers::Making {
             behind.count(n);
             return n;
         };
+        record_.emplace();
         const UnpackResult result = unpack_layer(impl_.durable ? counted : source, root.get(),
-                                                 impl_.caps.whiteout, UnpackLimits{}, call);
+                                                 impl_.caps.whiteout, UnpackLimits{}, call, &*record_);
         behind.end();
         if (!expected_.empty() && result.diff_id != expected_)
             throw Error(ErrorClass::kDataLoss,
@@ -250,12 +314,14 @@ class LayerInTheMaking final : public Layers::Making {
         const LayerIds parents = impl_.lineage(parent_id);
         impl_.check_depth(parents);
         const CallScope scope;
+        impl_.records.put(diff_id_, *record_, impl_.durable);
         impl_.driver->commit(scope, id_, parents, impl_.durable);
         const Usage usage = impl_.driver->usage(scope, id_);
         // Visible from here on. Should a power cut take the row, recover() takes the content.
         const Layer layer = publish(parent_id, usage);
-        if (layer.id != id_) impl_.undo(id_);
         finished_ = true;
+        if (layer.id != id_) impl_.undo(id_);
+        if (!replaced_.empty()) impl_.retire(replaced_, id_);
         return layer;
     }
 
@@ -279,7 +345,8 @@ class LayerInTheMaking final : public Layers::Making {
                 winner.bind_all(impl_.name, chain);
                 if (winner.step()) {
                     layer = layer_of(winner);
-                    lost = true;
+                    lost = layer.damaged.empty();
+                    if (!lost) replaced_ = layer.id;
                 }
             }
             if (lost) {
@@ -287,6 +354,7 @@ class LayerInTheMaking final : public Layers::Making {
                 impl_.touch(layer.id);
                 return;
             }
+            if (!replaced_.empty()) impl_.take_place(t, replaced_, id_);
             auto update = t.prepare(
                 "UPDATE layer SET state='ready',parent=?,chain_id=?,diff_id=?,size=?,inodes=? WHERE id=?");
             if (parent_id.empty())
@@ -305,7 +373,8 @@ class LayerInTheMaking final : public Layers::Making {
     }
 
     Layers::Impl &impl_;
-    std::string expected_, parent_, id_, diff_id_;
+    std::string expected_, parent_, id_, diff_id_, replaced_;
+    std::optional<LayerRecord> record_;
     bool finished_ = false;
 };
 
@@ -360,6 +429,7 @@ void Layers::remove(const std::string &id) {
 uint64_t Layers::sweep() {
     uint64_t freed = 0;
     std::exception_ptr first_error;
+    impl_->end_replaced();
     for (;;) { // a round per generation: parents become free when their children are gone
         std::vector<Layer> victims;
         impl_->db.transact([&](Db &t) {
@@ -421,9 +491,82 @@ std::vector<Change> Layers::changes(const std::string &id) const {
     return compare_trees(lower.get(), upper.get(), scope);
 }
 
+std::vector<Layer> Layers::list() const {
+    std::vector<Layer> out;
+    impl_->db.transact([&](Db &t) {
+        auto rows = t.prepare(std::string(kColumns) + "FROM layer WHERE driver=? AND state='ready'");
+        rows.bind(1, impl_->name);
+        while (rows.step())
+            out.push_back(layer_of(rows));
+    });
+    return out;
+}
+
+std::vector<std::string> Layers::unknown() const {
+    const CallScope scope;
+    std::vector<std::string> out;
+    for (const std::string &id : impl_->driver->list(scope)) // before the rows: those are written first
+        impl_->db.transact([&](Db &t) {
+            auto row = t.prepare("SELECT 1 FROM layer WHERE id=? AND driver=?");
+            row.bind_all(id, impl_->name);
+            if (!row.step()) out.push_back(id);
+        });
+    return out;
+}
+
+std::vector<std::string> Layers::missing() const {
+    std::vector<Layer> rows = list(); // before the directories: those go last
+    const CallScope scope;
+    const std::vector<std::string> found = impl_->driver->list(scope);
+    const std::set<std::string> there(found.begin(), found.end());
+    std::vector<std::string> out;
+    for (const Layer &l : rows)
+        if (!there.contains(l.id)) out.push_back(l.id);
+    return out;
+}
+
+void Layers::remove_unknown(const std::string &id) {
+    const std::vector<std::string> still = unknown();
+    if (std::find(still.begin(), still.end(), id) == still.end()) return;
+    const CallScope scope;
+    impl_->driver->remove(scope, id);
+}
+
+UniqueFd Layers::own_tree(const std::string &id) const {
+    const CallScope scope;
+    const LayerIds parents = impl_->caps.independent_layers ? LayerIds{} : impl_->ancestors(id);
+    return mount_detached(impl_->driver->mounts(scope, id, parents, true));
+}
+
+Usage Layers::count(const std::string &id) const {
+    const CallScope scope;
+    return impl_->driver->usage(scope, id);
+}
+
+void Layers::mark_damaged(const std::string &id, const std::string &why) {
+    impl_->db.transact([&](Db &t) {
+        t.prepare(
+             "UPDATE layer SET damaged=? WHERE id=? AND driver=? AND state='ready' AND chain_id IS NOT NULL")
+            .bind_all(why, id, impl_->name)
+            .run();
+    });
+}
+
+std::vector<std::string> Layers::replaced() const {
+    std::vector<std::string> out;
+    impl_->db.transact([&](Db &t) {
+        auto rows = t.prepare("SELECT id FROM layer WHERE driver=? AND state='removing' AND damaged<>''");
+        rows.bind(1, impl_->name);
+        while (rows.step())
+            out.push_back(rows.text(0));
+    });
+    return out;
+}
+
 void Layers::recover() {
     std::vector<std::string> unfinished;
-    std::set<std::string> known;
+    std::set<std::string> known, recorded;
+    std::map<std::string, std::string> retired;
     impl_->db.transact([&](Db &t) {
         // A writable layer without a container: the process died between the two.
         t.prepare("UPDATE layer SET state='removing' WHERE driver=? AND state='ready' AND chain_id IS NULL "
@@ -432,15 +575,27 @@ void Layers::recover() {
                   "AND NOT EXISTS(SELECT 1 FROM layer c WHERE c.parent=layer.id)")
             .bind(1, impl_->name)
             .run();
-        auto rows = t.prepare("SELECT id,state FROM layer WHERE driver=?");
+        auto rows = t.prepare("SELECT id,state,damaged FROM layer WHERE driver=?");
         rows.bind(1, impl_->name);
         while (rows.step()) {
             if (rows.text(1) == "ready")
                 known.insert(rows.text(0));
+            else if (rows.text(1) == "removing" && !rows.text(2).empty())
+                retired.emplace(rows.text(0), rows.text(2));
             else
                 unfinished.push_back(rows.text(0));
         }
+        auto diffs = t.prepare("SELECT DISTINCT diff_id FROM layer WHERE diff_id<>''");
+        while (diffs.step())
+            recorded.insert(diffs.text(0));
     });
+    for (const auto &[old, now] : retired) {
+        if (impl_->in_use_below(now))
+            known.insert(old);
+        else
+            unfinished.push_back(old);
+    }
+    impl_->records.keep_only(recorded);
     for (const std::string &id : unfinished) {
         log_info("undo unfinished layer {}", id);
         impl_->undo(id);

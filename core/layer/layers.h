@@ -17,10 +17,13 @@
 namespace gantry {
 
 class Db;
+class LayerRecord;
+class LayerRecords;
 
 struct Layer {
     std::string id, parent, chain_id, diff_id, blob_digest;
     uint64_t blob_size = 0, size = 0, inodes = 0;
+    std::string damaged; // what a check found; "" while it is whole
 };
 
 /// Limits for untrusted layers.
@@ -51,9 +54,10 @@ std::string next_layer_id(Db &transaction);
 
 /// Unpacks a tar stream (plain, gzip, zstd; detected by magic) under a directory fd. Hardened: every
 /// path is resolved within the root, symlinks never followed out, whiteouts written in `whiteout`
-/// format. Needs the privileges to chown and mknod. Throws kInvalidArgument naming the entry.
+/// format. Needs the privileges to chown and mknod. Throws kInvalidArgument naming the entry. `record`
+/// is told what is made.
 UnpackResult unpack_layer(const ByteSource &source, int root_fd, gantry_whiteout whiteout,
-                          const UnpackLimits &limits, const Call &call);
+                          const UnpackLimits &limits, const Call &call, LayerRecord *record = nullptr);
 
 /// Makes the mounts as one detached tree (fd of the root, no mount point in any table).
 UniqueFd mount_detached(const std::vector<Mount> &mounts);
@@ -61,15 +65,21 @@ UniqueFd mount_detached(const std::vector<Mount> &mounts);
 /// Thread-safe.
 class Layers {
   public:
-    Layers(Db &db, std::shared_ptr<StorageDriver> driver, std::string driver_name, bool durable);
+    /// `records`: where it is kept what layers consist of (record.h); "" for nowhere.
+    Layers(Db &db, std::shared_ptr<StorageDriver> driver, std::string driver_name, bool durable,
+           const std::string &records = {});
     ~Layers();
 
-    /// The ready image layer with this chain id, if any.
+    /// The ready image layer with this chain id, if any; not one that is known to be damaged.
     std::optional<Layer> find(const std::string &chain_id) const;
     Layer get(const std::string &id) const; // kNotFound
     /// Ids of the layer and its ancestors, nearest first.
     LayerIds lineage(const std::string &id) const;
+    /// Whether neither the layer nor one below it is known to be damaged.
+    bool whole(const std::string &id) const;
     bool independent() const;
+    gantry_whiteout whiteout() const;
+    const LayerRecords &records() const;
     /// While any hold lives, sweep() spares the layers that find() and finish() return: a pull keeps
     /// one until its image row refers to them. A Making is a hold of its own.
     std::shared_ptr<void> hold();
@@ -108,6 +118,23 @@ class Layers {
     /// equal bytes; an image layer's own diff ID comes out only if its maker wrote tars the same way.
     void write_diff(const std::string &id, const ByteSink &sink, const LayerNotice &notice,
                     const Call &call) const;
+
+    // For the check of what is there (core/check).
+    /// Every ready layer.
+    std::vector<Layer> list() const;
+    /// What the driver has and no row knows of, nor any that is being made.
+    std::vector<std::string> unknown() const;
+    std::vector<std::string> missing() const;
+    void remove_unknown(const std::string &id);
+    /// What the driver keeps of this layer itself: with those below it unless layers are independent.
+    UniqueFd own_tree(const std::string &id) const;
+    /// What the driver counts, whatever was noted before.
+    Usage count(const std::string &id) const;
+    /// From here on find() does not return it, so that a pull makes it anew: finish() then puts the new one
+    /// in its place, below all that stand on it. "" takes the mark away.
+    void mark_damaged(const std::string &id, const std::string &why);
+    /// Layers that were replaced and go when no container of before runs any more.
+    std::vector<std::string> replaced() const;
     /// At start: undoes 'making', finishes 'removing', removes what the driver has and nobody knows.
     void recover();
 

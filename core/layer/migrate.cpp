@@ -199,6 +199,12 @@ struct Migration::Impl {
                 throw Error(ErrorClass::kFailedPrecondition,
                             "move storage: container " + busy.text(0) + " is being made or removed",
                             "try again in a moment");
+            auto bad = t.prepare("SELECT id FROM layer WHERE driver=? AND state='ready' AND damaged<>''");
+            bad.bind(1, from.name);
+            if (bad.step())
+                throw Error(ErrorClass::kFailedPrecondition,
+                            "move storage: layer " + bad.text(0) + " is damaged",
+                            "mend it first: gantry system check --repair, or pull its image again");
             auto s = t.prepare(
                 "WITH RECURSIVE need(id) AS (SELECT top_layer FROM image WHERE top_layer IS NOT NULL "
                 "UNION SELECT layer FROM container WHERE layer IS NOT NULL "

@@ -5,6 +5,7 @@
 #include "core/layer/byte_pipe.h"
 #include "core/layer/decompress.h"
 #include "core/layer/layers.h"
+#include "core/layer/record.h"
 #include "core/layer/rooted.h"
 
 #include "core/content/content.h"
@@ -45,8 +46,10 @@ struct Meta {
 
 class TreeWriter {
   public:
-    TreeWriter(int root_fd, gantry_whiteout whiteout, const UnpackLimits &limits, archive *reader)
-        : root_(root_fd), tree_(root_fd), whiteout_(whiteout), limits_(limits), reader_(reader) {}
+    TreeWriter(int root_fd, gantry_whiteout whiteout, const UnpackLimits &limits, archive *reader,
+               LayerRecord *record)
+        : root_(root_fd), tree_(root_fd), whiteout_(whiteout), limits_(limits), reader_(reader),
+          record_(record) {}
 
     void entry(archive_entry *e) {
         const char *raw = archive_entry_pathname(e);
@@ -104,8 +107,13 @@ class TreeWriter {
 
     void write(archive_entry *e) {
         const Meta m = meta_of(e, name_);
+        attributes_.clear();
         if (archive_entry_hardlink(e)) return hard_link(e);
         const auto type = archive_entry_filetype(e);
+        make(e, m, type);
+        if (type != AE_IFSOCK) note(e, m, type);
+    }
+    void make(archive_entry *e, const Meta &m, mode_t type) {
         if (path_.empty()) {
             if (type != AE_IFDIR) refuse(name_, "it would replace the root of the layer");
             return finish_directory(UniqueFd(::fcntl(root_dir(), F_DUPFD_CLOEXEC, 3)), e, m);
@@ -120,6 +128,38 @@ class TreeWriter {
         case AE_IFSOCK: return; // tar cannot carry one; nothing could connect to it either
         default: refuse(name_, "it has an unknown type");
         }
+    }
+
+    void note(archive_entry *e, const Meta &m, mode_t type) {
+        if (!record_) return;
+        using Kind = RecordedEntry::Kind;
+        RecordedEntry r;
+        r.kind = type == AE_IFREG   ? Kind::kFile
+                 : type == AE_IFDIR ? Kind::kDirectory
+                 : type == AE_IFLNK ? Kind::kSymlink
+                                    : Kind::kNode;
+        r.path = path_;
+        if (type == AE_IFLNK) r.target = archive_entry_symlink(e);
+        r.mode = m.mode | (r.kind == Kind::kNode ? type : 0);
+        r.uid = m.uid;
+        r.gid = m.gid;
+        r.mtime = m.mtime.tv_sec;
+        if (type == AE_IFREG) {
+            r.size = static_cast<uint64_t>(archive_entry_size(e));
+            r.content = sum_.end(r.size);
+        }
+        if (type == AE_IFCHR || type == AE_IFBLK)
+            r.rdev = makedev(archive_entry_rdevmajor(e), archive_entry_rdevminor(e));
+        if (!attributes_.empty()) r.attributes = attributes_sum(attributes_);
+        record_->add(r);
+    }
+    void note(RecordedEntry::Kind kind, const std::string &path, const std::string &target = {}) {
+        if (!record_) return;
+        RecordedEntry r;
+        r.kind = kind;
+        r.path = path;
+        r.target = target;
+        record_->add(r);
     }
 
     /// Runs `make` (errno on failure), clearing what is in the way once.
@@ -167,6 +207,7 @@ class TreeWriter {
     void copy_data(int fd, archive_entry *e) {
         const int64_t size = archive_entry_size(e);
         int64_t end = 0;
+        sum_.begin();
         for (;;) {
             const void *data = nullptr;
             size_t length = 0;
@@ -178,6 +219,7 @@ class TreeWriter {
                             "unpack entry " + name_.substr(0, 200) + ": " + reader_error());
             if (length > 0 && (offset < 0 || offset + static_cast<int64_t>(length) > size))
                 refuse(name_, "its sparse map goes beyond its size");
+            if (record_) sum_.add(static_cast<uint64_t>(offset), data, length);
             const char *bytes = static_cast<const char *>(data);
             while (length > 0) {
                 const ssize_t n = ::pwrite(fd, bytes, length, offset);
@@ -270,12 +312,15 @@ class TreeWriter {
         if (S_ISDIR(st.st_mode))
             refuse(name_, "the hard link's target " + target.substr(0, 200) + " is a directory");
         make_entry([&](const Place &p) { return ::linkat(parent.get(), from.name, p.parent, p.name, 0); });
+        note(RecordedEntry::kHardLink, path_, target_path);
     }
 
     void xattrs(int fd, archive_entry *e) {
         if (archive_entry_xattr_count(e) == 0) return;
         each_xattr(e, [&](const char *key, const void *value, size_t size) {
-            return ::fsetxattr(fd, key, value, size, 0);
+            const int result = ::fsetxattr(fd, key, value, size, 0);
+            if (result == 0 && record_) attributes_[key].assign(static_cast<const char *>(value), size);
+            return result;
         });
     }
     /// Symlinks, devices and fifos can hold security.* only, and hardly any archive has that; names
@@ -309,6 +354,7 @@ class TreeWriter {
         const std::string folder = path_.substr(0, path_.size() - base.size());
         const std::string dir = folder.empty() ? "" : folder.substr(0, folder.size() - 1);
         if (base == kOpaqueName) {
+            note(RecordedEntry::kOpaque, dir);
             if (whiteout_ == GANTRY_WHITEOUT_NONE) {
                 tree_.clear(dir, [this](const std::string &p) { return mine_.contains(p); });
                 return;
@@ -324,6 +370,7 @@ class TreeWriter {
         if (hidden.empty() || hidden == "." || hidden == "..")
             refuse(name_, "the whiteout names nothing that can be deleted");
         const std::string victim = folder + hidden;
+        note(RecordedEntry::kWhiteout, victim);
         if (whiteout_ == GANTRY_WHITEOUT_NONE) {
             tree_.remove(victim, [this](const std::string &p) { return mine_.contains(p); });
             return;
@@ -390,6 +437,9 @@ class TreeWriter {
     gantry_whiteout whiteout_;
     const UnpackLimits &limits_;
     archive *reader_;
+    LayerRecord *record_;
+    ContentSum sum_;
+    std::map<std::string, std::string> attributes_; // that were set on the present entry
     std::string name_, path_;
     std::map<std::string, timespec> directory_times_;
     std::unordered_set<std::string> mine_;
@@ -416,7 +466,8 @@ la_ssize_t read_pipe(archive *reader, void *ctx, const void **bytes) {
 }
 
 // The second thread. Leaves the pipe only when everything is read, so that trailing bytes are hashed.
-uint64_t write_tree(BytePipe &pipe, int root_fd, gantry_whiteout whiteout, const UnpackLimits &limits) {
+uint64_t write_tree(BytePipe &pipe, int root_fd, gantry_whiteout whiteout, const UnpackLimits &limits,
+                    LayerRecord *record) {
     if (::unshare(CLONE_FS) != 0) throw Error::from_errno(errno, "unpack layer: unshare the umask");
     ::umask(0);
     // Pax names are UTF-8; in the C locale libarchive would drop those that are not ASCII.
@@ -442,7 +493,7 @@ uint64_t write_tree(BytePipe &pipe, int root_fd, gantry_whiteout whiteout, const
                     std::string("read layer tar: ") + (text ? text : "damaged archive"));
     };
     check(archive_read_open(reader.get(), &from, nullptr, read_pipe, nullptr));
-    TreeWriter writer(root_fd, whiteout, limits, reader.get());
+    TreeWriter writer(root_fd, whiteout, limits, reader.get(), record);
     try {
         for (;;) {
             archive_entry *entry = nullptr;
@@ -464,13 +515,13 @@ uint64_t write_tree(BytePipe &pipe, int root_fd, gantry_whiteout whiteout, const
 } // namespace
 
 UnpackResult unpack_layer(const ByteSource &source, int root_fd, gantry_whiteout whiteout,
-                          const UnpackLimits &limits, const Call &call) {
+                          const UnpackLimits &limits, const Call &call, LayerRecord *record) {
     UnpackResult result;
     BytePipe pipe;
     std::exception_ptr writer_error;
     std::thread writer([&] {
         try {
-            result.entries = write_tree(pipe, root_fd, whiteout, limits);
+            result.entries = write_tree(pipe, root_fd, whiteout, limits, record);
         } catch (...) {
             writer_error = std::current_exception();
         }

@@ -78,6 +78,8 @@ CREATE TABLE volume_use(
 CREATE TABLE plugin_kv(
   plugin TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY(plugin, key)) WITHOUT ROWID;
 )sql",
+    // Why a ready layer is not to be trusted; of a removing one: the layer that took its place.
+    R"sql(ALTER TABLE layer ADD COLUMN damaged TEXT NOT NULL DEFAULT '';)sql",
 };
 const int kSchemaStepCount = sizeof kSchemaSteps / sizeof *kSchemaSteps;
 
