@@ -12,7 +12,6 @@
 
 #include <condition_variable>
 #include <mutex>
-#include <condition_variable>
 #include <random>
 #include <thread>
 
