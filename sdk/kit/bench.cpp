@@ -13,7 +13,6 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <thread>
-#include <time.h>
 #include <unistd.h>
 
 namespace gantry::kit {
@@ -49,22 +48,27 @@ RecordedCall::RecordedCall() {
     call_.cancel_fd = -1;
     call_.error = &sink_;
     call_.subject = "conformance";
+    call_.ctx = &logged_;
+    call_.log = [](void *ctx, int32_t, const char *message) {
+        *static_cast<std::string *>(ctx) += std::string(message ? message : "") + "\n";
+    };
 }
 
-void RecordedCall::cancel_at_once() {
+void RecordedCall::cancel_later() {
     int ends[2];
     if (pipe2(ends, O_CLOEXEC) != 0) throw Error::from_errno(errno, "make pipe");
     cancel_read_.reset(ends[0]);
     cancel_write_.reset(ends[1]);
-    write_all(ends[1], "x", "cancellation");
     call_.cancel_fd = ends[0];
 }
-
-void RecordedCall::deadline_passed() {
-    timespec now{};
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    call_.deadline_ns = int64_t(now.tv_sec) * 1'000'000'000 + now.tv_nsec - 1;
+void RecordedCall::cancel_now() { write_all(cancel_write_.get(), "x", "cancellation"); }
+void RecordedCall::cancel_at_once() {
+    cancel_later();
+    cancel_now();
 }
+
+void RecordedCall::deadline_in_ms(int64_t left) { call_.deadline_ns = Call::now_ns() + left * 1'000'000; }
+void RecordedCall::deadline_passed() { call_.deadline_ns = Call::now_ns() - 1; }
 
 void RecordedCall::require_report(gantry_status status, const std::string &doing) const {
     require(status >= 0 && status <= GANTRY_INTERNAL,
@@ -152,13 +156,20 @@ Bench::Bench(const Subject &subject, const std::string &dir) : subject_(subject)
 
 Bench::~Bench() { close(); }
 
-void Bench::close() {
+// On this thread and without the engine's limits: the case has one of its own.
+void Bench::destroy() {
+    if (instance_) plugin_->entry.destroy(std::exchange(instance_->driver, nullptr));
     instance_.reset();
+}
+
+void Bench::close() {
+    destroy();
+    if (plugin_) plugin_->deinit();
     plugin_.reset();
 }
 
 void Bench::reopen() {
-    instance_.reset();
+    destroy();
     const CallScope call;
     instance_ = std::make_shared<Instance>(plugin_, start_, call);
 }

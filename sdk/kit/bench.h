@@ -24,7 +24,11 @@ class RecordedCall {
     const gantry_call *raw() const { return &call_; }
     void cancel_at_once(); // cancel_fd is readable from now on
     void deadline_passed();
+    void deadline_in_ms(int64_t left);
+    void cancel_later(); // cancel_fd is there; cancel_now() makes it readable
+    void cancel_now();
     const std::string &message() const { return report_.message; }
+    const std::string &logged() const { return logged_; }
 
     /// Checks what the contract says of a failure: the sink was set once, with this class and a sentence.
     void require_report(gantry_status status, const std::string &doing) const;
@@ -40,6 +44,7 @@ class RecordedCall {
         std::string message;
         bool whole = true;
     } report_;
+    std::string logged_;
     gantry_error_sink sink_{};
     gantry_call call_{};
     UniqueFd cancel_read_, cancel_write_;
@@ -63,6 +68,7 @@ class Bench {
     const std::string &run() const { return start_.run; }
 
   private:
+    void destroy();
     const Subject &subject_;
     DriverStart start_;
     std::unique_ptr<Db> db_;
