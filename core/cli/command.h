@@ -37,6 +37,7 @@ std::span<const Command> image_commands();
 std::span<const Command> resource_commands(); // volume, network, system
 std::span<const Command> engine_commands();   // version, info, events, plugin, config, mirror
 
+std::span<const Command> plugin_commands();   // plugin new
 std::span<const Command> shell_commands();    // completion, and what packages ask for
 
 /// Every command, those with a name that begins with "__" included: they are not shown.
