@@ -1,4 +1,5 @@
-// Each container gets a link of type dummy with a leased address. The link is made inside the container's
+// Each container gets a leased address on a bridge without ports, which is a link that leads nowhere and, unlike
+// "dummy", is part of every kernel that runs containers. It is made inside the container's
 // namespace by ip(8), which the engine runs within the deadline of the call; nothing is made on the host, so
 // nothing can be left there. Leases live in the engine's database (<gantry/lease.hpp>).
 #pragma once
