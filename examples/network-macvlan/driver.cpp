@@ -16,6 +16,19 @@ std::string link_of(const gantry::EndpointSpec &spec) {
     return spec.interface_name.empty() ? "eth0" : spec.interface_name;
 }
 
+/// By the endpoint, not its address: two links of one parent must not share a MAC, and an address may be
+/// leased again while the link that had it still dies with its namespace.
+std::string mac_of(const std::string &endpoint) {
+    uint64_t hash = 0xcbf29ce484222325; // FNV-1a
+    for (const char c : endpoint)
+        hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+    char out[18];
+    std::snprintf(out, sizeof out, "02:%02x:%02x:%02x:%02x:%02x", static_cast<unsigned>(hash >> 32 & 255),
+                  static_cast<unsigned>(hash >> 24 & 255), static_cast<unsigned>(hash >> 16 & 255),
+                  static_cast<unsigned>(hash >> 8 & 255), static_cast<unsigned>(hash & 255));
+    return out;
+}
+
 std::array<uint8_t, 6> parse_mac(const std::string &text, const std::string &doing) {
     unsigned b[6];
     char rest = 0;
@@ -87,7 +100,7 @@ gantry::EndpointInfo MacvlanDriver::attach(const Call &call, const gantry::Endpo
     info.ipv4 = Subnet4::text(lease.address);
     info.ipv4_prefix = lease.network.subnet.prefix;
     if (lease.network.gateway != 0) info.ipv4_gateway = Subnet4::text(lease.network.gateway);
-    info.mac = spec.mac.empty() ? Leases4::mac_of(lease.address) : spec.mac;
+    info.mac = spec.mac.empty() ? mac_of(spec.id) : spec.mac;
     bool made = false;
     Rtnetlink inside(spec.netns_fd);
     try {
