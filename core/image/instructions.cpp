@@ -279,7 +279,7 @@ void Instruction::apply(bool &command_set) {
         for (const auto &[name, value] : pairs(rest))
             map("Labels")[name] = value;
     } else if (verb == "EXPOSE") {
-        for (auto port : words(rest)) {
+        for (const auto &port : words(rest)) {
             const size_t slash = port.find('/');
             const std::string protocol = slash == std::string::npos ? "tcp" : port.substr(slash + 1);
             const std::string range = port.substr(0, slash);

@@ -384,7 +384,7 @@ std::string PluginProcess::live(bool first) {
 }
 
 /// False when the driver cannot be started. After the answer to a restart comes the replay, then life.
-bool PluginProcess::come_up(Life &life, wire::Frame frame, bool first) {
+bool PluginProcess::come_up(Life &life, const wire::Frame &frame, bool first) {
     if (frame.kind == wire::Kind::kLog || frame.kind == wire::Kind::kProgress) {
         if (frame.kind == wire::Kind::kLog) {
             wire::Decoder in(frame.body);

@@ -72,7 +72,7 @@ class PluginProcess {
 
     void attend() noexcept;
     std::string live(bool first);
-    bool come_up(Life &life, wire::Frame frame, bool first);
+    bool come_up(Life &life, const wire::Frame &frame, bool first);
     void serve(wire::Channel &services);
     void show_stderr(Life &life);
     std::string start_request() const;

@@ -317,13 +317,14 @@ bool reaches(const std::string &address, uint16_t port, const UniqueFd &server) 
     to.sin_family = AF_INET;
     to.sin_port = htons(port);
     inet_pton(AF_INET, address.c_str(), &to.sin_addr);
-    connect(client.get(), reinterpret_cast<sockaddr *>(&to), sizeof to);
+    if (connect(client.get(), reinterpret_cast<sockaddr *>(&to), sizeof to) < 0 && errno != EINPROGRESS)
+        return false;
     // The far end knows when it came through; a refusal shows at this end.
     pollfd both[2] = {{server.get(), POLLIN, 0}, {client.get(), POLLERR | POLLHUP, 0}};
     for (int left = 2000; left > 0; left -= 200) {
         if (poll(both, 2, 200) <= 0) continue;
         if (both[0].revents & POLLIN) {
-            UniqueFd(accept4(server.get(), nullptr, nullptr, SOCK_CLOEXEC));
+            const UniqueFd accepted(accept4(server.get(), nullptr, nullptr, SOCK_CLOEXEC));
             return true;
         }
         if (both[1].revents & (POLLERR | POLLHUP)) return false;

@@ -390,7 +390,7 @@ void concurrency(const Subject &subject, const std::string &dir) {
     std::vector<Container> all(24);
     in_parallel(8, [&](int thread) {
         for (int i = 0; i < 3; ++i) {
-            Container &mine = all[size_t(thread * 3 + i)];
+            Container &mine = all[size_t(thread) * 3 + size_t(i)];
             mine.state.spec = endpoint_spec(bench, thread * 3 + i, mine.netns.get());
             const RecordedCall call;
             call.require_ok(bench.attach(call, mine.state.spec, mine.state.info), "attach in parallel");

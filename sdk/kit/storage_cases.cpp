@@ -195,7 +195,7 @@ void usage_counts_one_layer(const Subject &subject, const std::string &dir) {
     StorageBench bench(subject, dir);
     bench.layer("base", {}, [](int root) {
         write_file(root, "big", std::string(3'000'000, 'x'));
-        linkat(root, "big", root, "again", 0);
+        require(linkat(root, "big", root, "again", 0) == 0, strerror(errno));
     });
     Usage base, again, top;
     const RecordedCall first, second, third;

@@ -226,8 +226,8 @@ void diff_tells_changes_alone(const Subject &subject, const std::string &dir) {
     expect("opening for writing", {},
            [](int root) { UniqueFd(openat(root, "etc/conf", O_WRONLY | O_CLOEXEC)); });
     expect("a mode changed and taken back", {}, [](int root) {
-        fchmodat(root, "etc/conf", 0600, 0);
-        fchmodat(root, "etc/conf", 0644, 0);
+        require(fchmodat(root, "etc/conf", 0600, 0) == 0, strerror(errno));
+        require(fchmodat(root, "etc/conf", 0644, 0) == 0, strerror(errno));
     });
     expect("appending to a file", {{"/some", kMod}}, [&](int root) {
         edit_all(root, {{E::kAppend, "/some", "", 9}});
@@ -386,7 +386,7 @@ void deep_trees(const Subject &subject, const std::string &dir) {
             at.reset(openat(at.get(), "level-xx", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
         }
         write_file(at.get(), "bottom", "x");
-        linkat(at.get(), "bottom", at.get(), "second", 0);
+        require(linkat(at.get(), "bottom", at.get(), "second", 0) == 0, strerror(errno));
     });
     Usage usage;
     const RecordedCall call;
