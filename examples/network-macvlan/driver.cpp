@@ -3,6 +3,7 @@
 #include "rtnetlink.h"
 
 #include <net/if.h>
+#include <sys/random.h>
 
 using gantry::Call;
 using gantry::Error;
@@ -16,17 +17,14 @@ std::string link_of(const gantry::EndpointSpec &spec) {
     return spec.interface_name.empty() ? "eth0" : spec.interface_name;
 }
 
-/// By the endpoint, not its address: two links of one parent must not share a MAC, and an address may be
-/// leased again while the link that had it still dies with its namespace.
-std::string mac_of(const std::string &endpoint) {
-    uint64_t hash = 0xcbf29ce484222325; // FNV-1a
-    for (const char c : endpoint)
-        hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
-    char out[18];
-    std::snprintf(out, sizeof out, "02:%02x:%02x:%02x:%02x:%02x", static_cast<unsigned>(hash >> 32 & 255),
-                  static_cast<unsigned>(hash >> 24 & 255), static_cast<unsigned>(hash >> 16 & 255),
-                  static_cast<unsigned>(hash >> 8 & 255), static_cast<unsigned>(hash & 255));
-    return out;
+/// Not made from the address: two links of one parent must not share a MAC, and an address may be leased
+/// again while the link that had it still dies with its namespace.
+std::array<uint8_t, 6> random_mac() {
+    std::array<uint8_t, 6> mac{};
+    if (::getrandom(mac.data(), mac.size(), 0) != static_cast<ssize_t>(mac.size()))
+        throw Error::from_errno(errno, "choose a MAC address");
+    mac[0] = 0x02; // local, unicast
+    return mac;
 }
 
 std::array<uint8_t, 6> parse_mac(const std::string &text, const std::string &doing) {
@@ -92,7 +90,7 @@ gantry::EndpointInfo MacvlanDriver::attach(const Call &call, const gantry::Endpo
     if (!spec.ipv6.empty()) throw Error(ErrorClass::kUnsupported, doing + ": this driver has no IPv6");
     if (name.size() >= IFNAMSIZ)
         throw Error(ErrorClass::kInvalidArgument, doing + ": " + name + " is too long");
-    if (!spec.mac.empty()) parse_mac(spec.mac, doing);
+    const auto mac = spec.mac.empty() ? random_mac() : parse_mac(spec.mac, doing);
     call.check(doing);
     const bool again = leases_.has(call, spec.id);
     const auto lease = leases_.lease(call, spec.network_id, spec.id, spec.ipv4);
@@ -100,7 +98,6 @@ gantry::EndpointInfo MacvlanDriver::attach(const Call &call, const gantry::Endpo
     info.ipv4 = Subnet4::text(lease.address);
     info.ipv4_prefix = lease.network.subnet.prefix;
     if (lease.network.gateway != 0) info.ipv4_gateway = Subnet4::text(lease.network.gateway);
-    info.mac = spec.mac.empty() ? mac_of(spec.id) : spec.mac;
     bool made = false;
     Rtnetlink inside(spec.netns_fd);
     try {
@@ -108,8 +105,7 @@ gantry::EndpointInfo MacvlanDriver::attach(const Call &call, const gantry::Endpo
         if (parent == 0)
             throw Error(ErrorClass::kFailedPrecondition,
                         doing + ": this host has no link " + settings_.parent);
-        const int error = Rtnetlink().add_macvlan(static_cast<int>(parent), spec.netns_fd, name,
-                                                  parse_mac(info.mac, doing));
+        const int error = Rtnetlink().add_macvlan(static_cast<int>(parent), spec.netns_fd, name, mac);
         // The same endpoint again, or one whose attach was killed amid: complete it.
         if (error != 0 && !(error == EEXIST && again))
             throw Error::from_errno(error, doing + ": make " + name + " on " + settings_.parent);
@@ -119,6 +115,7 @@ gantry::EndpointInfo MacvlanDriver::attach(const Call &call, const gantry::Endpo
         inside.set_up(link.index, doing);
         if (lease.network.gateway != 0) inside.add_default_route(link.index, lease.network.gateway, doing);
         info.mtu = link.mtu;
+        info.mac = link.mac;
     } catch (...) {
         if (made)
             if (const auto link = inside.find(name); link.index != 0) inside.remove(link.index, doing);

@@ -1,6 +1,7 @@
 #include "rtnetlink.h"
 
 #include <arpa/inet.h>
+#include <cstdio>
 #include <cstring>
 #include <linux/if_link.h>
 #include <linux/rtnetlink.h>
@@ -106,11 +107,18 @@ Rtnetlink::Link Rtnetlink::find(const std::string &name) {
     for (auto *a = IFLA_RTA(info); RTA_OK(a, left); a = RTA_NEXT(a, left)) {
         if (a->rta_type == IFLA_MTU && RTA_PAYLOAD(a) >= sizeof out.mtu)
             std::memcpy(&out.mtu, RTA_DATA(a), sizeof out.mtu);
+        if (a->rta_type == IFLA_ADDRESS && RTA_PAYLOAD(a) == 6) {
+            const auto *b = static_cast<const uint8_t *>(RTA_DATA(a));
+            char text[18];
+            std::snprintf(text, sizeof text, "%02x:%02x:%02x:%02x:%02x:%02x", b[0], b[1], b[2], b[3], b[4],
+                          b[5]);
+            out.mac = text;
+        }
         // Only what every kernel has; later ones append to the struct.
         uint64_t n[8];
         if (a->rta_type != IFLA_STATS64 || RTA_PAYLOAD(a) < sizeof n) continue;
         std::memcpy(n, RTA_DATA(a), sizeof n);
-        out.stats = {n[1], n[0], n[4], n[6], n[3], n[2], n[5], n[7]};
+        out.stats = {n[2], n[0], n[4], n[6], n[3], n[1], n[5], n[7]};
     }
     return out;
 }

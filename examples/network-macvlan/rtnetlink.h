@@ -18,6 +18,7 @@ class Rtnetlink {
     struct Link {
         int index = 0; // 0: there is none
         uint32_t mtu = 0;
+        std::string mac;
         gantry::NetworkStats stats;
     };
     Link find(const std::string &name);
