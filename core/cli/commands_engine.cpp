@@ -241,9 +241,10 @@ int plugin_ls(Invocation &invocation) {
              {"File", invocation.flags.is_set("no-trunc") ? file : file.substr(file.rfind('/') + 1)},
              {"Description", text_at(plugin, "description")}});
     }
-    static const json::object kHeaders{
-        {"Name", "NAME"},   {"Kind", "KIND"}, {"Version", "VERSION"},        {"ABI", "ABI"},
-        {"State", "STATE"}, {"Isolation", "ISOLATION"}, {"File", "FILE"}, {"Description", "DESCRIPTION"}};
+    static const json::object kHeaders{{"Name", "NAME"},       {"Kind", "KIND"},
+                                       {"Version", "VERSION"}, {"ABI", "ABI"},
+                                       {"State", "STATE"},     {"Isolation", "ISOLATION"},
+                                       {"File", "FILE"},       {"Description", "DESCRIPTION"}};
     print_list(rows, {"{{.Kind}}\t{{.Name}}\t{{.Version}}\t{{.ABI}}\t{{.File}}\t{{.State}}", kHeaders},
                invocation.flags.get("format"));
     return 0;
@@ -308,17 +309,23 @@ int plugin_inspect(Invocation &invocation) {
     return 0;
 }
 
-[[noreturn]] void become_daemon(std::vector<std::string> words) {
-    std::string binary = find_daemon_binary();
+/// Becomes another program of the project; `hint` says how to get it.
+[[noreturn]] void become(const std::string &program, std::vector<std::string> words, const char *hint) {
+    const std::string binary = find_program(program);
     if (binary.empty())
-        throw Error(ErrorClass::kNotFound, "find gantryd: it is neither beside this program nor in /usr/bin");
-    words.insert(words.begin(), "gantryd");
+        throw Error(ErrorClass::kNotFound,
+                    "find " + program + ": it is neither beside this program nor in /usr/bin", hint);
+    words.insert(words.begin(), program);
     std::vector<char *> argv;
     for (std::string &word : words)
         argv.push_back(word.data());
     argv.push_back(nullptr);
     ::execv(binary.c_str(), argv.data());
     throw Error::from_errno(errno, "run " + binary);
+}
+
+[[noreturn]] void become_daemon(std::vector<std::string> words) {
+    become("gantryd", std::move(words), "install gantry");
 }
 
 int exec_daemon(const char *verb, Invocation &invocation) {
@@ -336,6 +343,20 @@ int doctor_command(Invocation &invocation) {
         if (invocation.flags.has(flag))
             words.insert(words.end(), {std::string("--") + flag, invocation.flags.get(flag)});
     become_daemon(std::move(words));
+}
+
+/// The kit comes with the SDK: a machine that only runs containers does without.
+int plugin_check(Invocation &invocation) {
+    std::vector<std::string> words;
+    for (const char *flag : {"junit", "reference", "filter", "dir"})
+        if (invocation.flags.has(flag))
+            words.insert(words.end(), {std::string("--") + flag, invocation.flags.get(flag)});
+    for (const char *flag : {"list", "verbose"})
+        if (invocation.flags.is_set(flag)) words.push_back(std::string("--") + flag);
+    for (const std::string &option : invocation.flags.list("option"))
+        words.insert(words.end(), {"--option", option});
+    words.insert(words.end(), {"--", invocation.args[0]});
+    become("gantry-plugin-check", std::move(words), "install gantry-sdk");
 }
 
 int config_check(Invocation &invocation) { return exec_daemon("check", invocation); }
@@ -396,6 +417,58 @@ int migrate_command(Invocation &invocation) {
     throw ExitWith(1, "The layers were moved, but the engine has not come back within 30 s: see its log.");
 }
 
+std::string plural(const boost::json::value &summary, const char *what) {
+    return format_value(at(summary, what)) + " " + what;
+}
+
+/// What is found is printed as it is found; exit code 1 when something is wrong and stays so.
+int check_command(Invocation &invocation) {
+    const std::string format = invocation.flags.get("format");
+    if (!format.empty() && format != "text" && format != "json")
+        throw Error(ErrorClass::kInvalidArgument, "check engine: --format is text or json");
+    std::string path =
+        "/gantry/v1/system/check?deep=" + std::string(invocation.flags.is_set("deep") ? "1" : "0");
+    path += invocation.flags.is_set("repair") ? "&repair=1" : "&repair=0";
+    HttpConnection stream = invocation.client.open_stream({.method = "POST", .target = path});
+    std::string line;
+    bool done = false, clean = false;
+    while (stream.read_line(line)) {
+        boost::system::error_code error;
+        const json::value event = json::parse(line, error);
+        if (error) continue;
+        const json::value summary = at(event, "summary");
+        if (!summary.is_null()) {
+            done = true;
+            clean = format_value(at(summary, "problems")) == "0";
+        }
+        if (format == "json") {
+            print_line(line.substr(0, line.find_last_not_of("\r\n") + 1));
+            continue;
+        }
+        if (const std::string message = text_at(event, "error"); !message.empty()) throw ExitWith(1, message);
+        if (summary.is_null()) {
+            print_line(printable(text_at(event, "level") + "  " + text_at(event, "area") + "  " +
+                                 text_at(event, "subject") + "  " + text_at(event, "message")));
+            if (const std::string hint = text_at(event, "hint"); !hint.empty())
+                print_line(printable("         " + hint));
+            continue;
+        }
+        std::string text =
+            plural(summary, "problems") + ", " + format_value(at(summary, "mended")) + " mended in";
+        for (const char *what : {"images", "layers", "blobs", "containers", "volumes"})
+            text += (text.ends_with("in") ? " " : ", ") + plural(summary, what);
+        if (invocation.flags.is_set("deep"))
+            text += "; " + plural(summary, "files") + " and " + plural(summary, "bytes") + " were read";
+        print_line(text);
+    }
+    if (!done) throw ExitWith(1, "The check did not end: the engine went away. See its log.");
+    return clean ? 0 : 1;
+}
+
+constexpr Flag kCheckFlags[] = {
+    {"deep", 0, kBool, "Read every file of every layer and every blob"},
+    {"format", 'f', kString, "text, or json: one object a line"},
+    {"repair", 0, kBool, "Mend what can be mended; other requests that change something wait or get 503"}};
 constexpr Flag kMigrateFlags[] = {
     {"quiet", 'q', kBool, "Do not show progress"},
     {"storage", 0, kString, "Storage driver to move all images and containers to"}};
@@ -408,6 +481,14 @@ constexpr Flag kEventsFlags[] = {
 constexpr Flag kPluginLsFlags[] = {
     {"format", 0, kString, "Format output using a Go template, 'table TEMPLATE' or 'json'"},
     {"no-trunc", 0, kBool, "Show whole paths"}};
+constexpr Flag kPluginCheckFlags[] = {
+    {"option", 'o', kList, "Option of the driver's table in gantry.toml", "KEY=VALUE"},
+    {"reference", 0, kString, "An image that a registry driver can reach"},
+    {"filter", 'f', kString, "Only cases whose name contains this"},
+    {"junit", 0, kString, "Write the report as JUnit XML to this file", "FILE"},
+    {"dir", 0, kString, "The file system that the driver is judged on (default /tmp)"},
+    {"list", 0, kBool, "Names and promises of the cases"},
+    {"verbose", 'v', kBool, "Show what the plugin logs and prints"}};
 constexpr Flag kConfigFlags[] = {
     {"config", 0, kString, "Configuration file (default /etc/gantry/gantry.toml)"}};
 constexpr Flag kDoctorFlags[] = {
@@ -431,6 +512,8 @@ std::span<const Command> engine_commands() {
          "List the plugins found, with the reason when one is not usable", kPluginLsFlags, 0, 0, plugin_ls},
         {"plugin inspect", "", "[OPTIONS] FILE|NAME", "Show a plugin's abilities and options", kFormatFlags,
          1, 1, plugin_inspect},
+        {"plugin check", "", "[OPTIONS] FILE.so", "Judge a driver with the conformance kit",
+         kPluginCheckFlags, 1, 1, plugin_check},
         {"config check", "", "[OPTIONS] [FILE]", "Check the configuration", kConfigFlags, 0, 1, config_check},
         {"config show", "", "[OPTIONS] [FILE]", "Show the effective configuration", kConfigShowFlags, 0, 1,
          config_show},
@@ -447,6 +530,8 @@ std::span<const Command> engine_commands() {
         {"doctor", "system doctor", "[OPTIONS]",
          "Check what this machine offers an engine, and say how to get what is missing", kDoctorFlags, 0, 0,
          doctor_command},
+        {"system check", "", "[OPTIONS]", "Compare database, disk and kernel, and mend what differs",
+         kCheckFlags, 0, 0, check_command},
         {"system migrate", "", "[OPTIONS] --storage NAME",
          "Move all images and stopped containers to another storage driver", kMigrateFlags, 0, 0,
          migrate_command},

@@ -104,16 +104,17 @@ std::string absolute_path(const std::string &path) {
 
 } // namespace
 
-std::string find_daemon_binary() {
+std::string find_program(const std::string &name) {
     char self[PATH_MAX];
     ssize_t length = ::readlink("/proc/self/exe", self, sizeof self);
     std::string path;
     if (length > 0) {
         path.assign(self, static_cast<size_t>(length));
-        path = path.substr(0, path.rfind('/') + 1) + "gantryd";
+        path = path.substr(0, path.rfind('/') + 1) + name;
         if (::access(path.c_str(), X_OK) == 0) return path;
     }
-    return ::access("/usr/bin/gantryd", X_OK) == 0 ? "/usr/bin/gantryd" : "";
+    path = "/usr/bin/" + name;
+    return ::access(path.c_str(), X_OK) == 0 ? path : "";
 }
 
 UniqueFd connect_or_start(const Endpoint &endpoint) {
@@ -125,7 +126,7 @@ UniqueFd connect_or_start(const Endpoint &endpoint) {
     const char *value = getenv("GANTRY_CONFIG");
     const std::string config = value ? value : "";
     if ((!endpoint.is_default && config.empty()) || !absent || ::geteuid() != 0 ||
-        (binary = find_daemon_binary()).empty())
+        (binary = find_program("gantryd")).empty())
         fail_no_daemon(endpoint.path, error);
 
     std::string directory = endpoint.path.substr(0, endpoint.path.rfind('/'));

@@ -11,7 +11,7 @@ struct Endpoint;
 
 /// A connected socket. On an explicit endpoint a missing daemon is an error with the way to start it.
 UniqueFd connect_or_start(const Endpoint &endpoint);
-/// gantryd beside this binary, else /usr/bin/gantryd, else "".
-std::string find_daemon_binary();
+/// A program of the project beside this one, else in /usr/bin, else "".
+std::string find_program(const std::string &name);
 
 } // namespace gantry::cli

@@ -6,6 +6,7 @@
 #include <cctype>
 #include <cstring>
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 namespace gantry::kit {
@@ -92,6 +93,20 @@ void descriptors_close_on_exec(const Subject &subject, const std::string &dir) {
     }
 }
 
+void prints_nothing(const Subject &subject, const std::string &dir) {
+    const UniqueFd kept(fcntl(1, F_DUPFD_CLOEXEC, 3)), said(memfd_create("output", MFD_CLOEXEC));
+    dup2(said.get(), 1);
+    {
+        Bench bench(subject, dir);
+        bench.close();
+    }
+    fflush(stdout);
+    dup2(kept.get(), 1);
+    char text[256] = "";
+    const ssize_t size = pread(said.get(), text, sizeof text - 1, 0);
+    require(size <= 0, std::string("it wrote to the engine's standard output: ") + text);
+}
+
 void two_instances_live_beside_each_other(const Subject &subject, const std::string &dir) {
     make_directories(dir + "/a", 0755);
     make_directories(dir + "/b", 0755);
@@ -152,6 +167,7 @@ std::vector<Case> common_cases() {
          leaves_the_process_as_it_was},
         {"close-on-exec", "no descriptor of the driver is inherited by programs", 0, true,
          descriptors_close_on_exec},
+        {"silence", "a driver speaks through the host's log alone", 0, true, prints_nothing},
         {"engines", "engines beside each other use the driver at once", 0, true,
          two_instances_live_beside_each_other},
     };

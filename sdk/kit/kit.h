@@ -61,9 +61,11 @@ struct Result {
 };
 
 struct Plan {
-    std::string filter; // part of a case's name
-    std::string junit;  // file for the XML report, or ""
-    bool list = false;  // names and promises only
+    std::string filter;       // part of a case's name
+    std::string dir = "/tmp"; // where cases make their directories
+    std::string junit;        // file for the XML report, or ""
+    int limit_s = 0;          // of each case; 0: its own
+    bool list = false;        // names and promises only
     bool colour = false;
     bool verbose = false; // what the plugin logs
 };

@@ -121,7 +121,7 @@ Result run_case(const Case &one, const Subject &subject, const Plan &plan) {
         return result;
     }
     const auto begin = Clock::now();
-    const std::string dir = "/tmp/gantry-check-" + random_hex(6);
+    const std::string dir = plan.dir + "/gantry-check-" + random_hex(6);
     make_directories(dir, 0755);
     int ends[2];
     if (pipe2(ends, O_CLOEXEC) != 0) throw Error::from_errno(errno, "make pipe");
@@ -134,7 +134,8 @@ Result run_case(const Case &one, const Subject &subject, const Plan &plan) {
     }
     to.reset();
     std::string verdict;
-    const bool in_time = read_verdict(from.get(), one.limit_s, verdict);
+    const int limit_s = plan.limit_s > 0 ? plan.limit_s : one.limit_s;
+    const bool in_time = read_verdict(from.get(), limit_s, verdict);
     int status = 0;
     // The pipe ends a moment before the case does; what it ended by is worth a sentence.
     if (verdict.empty() && in_time) await_end(child);
@@ -147,7 +148,7 @@ Result run_case(const Case &one, const Subject &subject, const Plan &plan) {
                                            : Result::kFailed;
         result.message = verdict.substr(1);
     } else if (!in_time) {
-        result.message = "did not end within " + std::to_string(one.limit_s) + " seconds";
+        result.message = "did not end within " + std::to_string(limit_s) + " seconds";
     } else if (WIFEXITED(status) && WEXITSTATUS(status) > 128) {
         result.message =
             std::string("the process ended by a signal: ") + strsignal(WEXITSTATUS(status) - 128);
