@@ -11,6 +11,7 @@
 
 namespace gantry {
 class Containers;
+class ContentStore;
 class Db;
 class Events;
 class Images;
@@ -38,6 +39,7 @@ struct Engine {
     std::string id; // engine_id
     int64_t started_ns = 0;
     Db *db = nullptr;
+    ContentStore *content = nullptr;
     Gate *gate = nullptr;          // null in tests that have no use for it
     std::function<void()> restart; // ends this process in favour of a new one, after the present answers
 };
@@ -54,6 +56,7 @@ void add_exec_routes(Router &router, const Engine &engine);
 void add_image_routes(Router &router, const Engine &engine);
 void add_network_volume_routes(Router &router, const Engine &engine);
 void add_migrate_routes(Router &router, const Engine &engine);
+void add_check_routes(Router &router, const Engine &engine);
 void add_gantry_routes(Router &router, const Engine &engine);
 /// What this version does not do yet, with a sentence instead of "page not found".
 void add_refusals(Router &router);

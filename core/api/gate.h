@@ -19,7 +19,8 @@ class Gate {
       public:
         /// Waits for the requests at work. Throws kFailedPrecondition when they go on for too long, or
         /// when somebody else has closed it.
-        explicit Closed(Gate &gate);
+        /// `what` the engine does meanwhile: it is told to those who are turned away.
+        explicit Closed(Gate &gate, const char *what = "move storage");
         ~Closed();
         Closed(const Closed &) = delete;
         Closed &operator=(const Closed &) = delete;
@@ -36,6 +37,7 @@ class Gate {
     std::condition_variable left_;
     unsigned inside_ = 0;
     bool closed_ = false;
+    const char *what_ = "";
 };
 
 } // namespace gantry::api

@@ -218,6 +218,7 @@ std::shared_ptr<const Router> make_router(const Engine &engine) {
     add_network_volume_routes(*router, engine);
     add_gantry_routes(*router, engine);
     add_migrate_routes(*router, engine);
+    add_check_routes(*router, engine);
     if (engine.gate) router->guard([&engine](const Request &request) { return engine.gate->enter(request); });
     add_refusals(*router);
     return router;

@@ -92,6 +92,32 @@ Containers::Impl::~Impl() {
     lone_pool->stop();
 }
 
+std::set<std::string> Containers::ids() {
+    std::set<std::string> out;
+    std::lock_guard lock(impl_->mutex);
+    for (const auto &[id, record] : impl_->by_id)
+        out.insert(id);
+    for (const auto &[name, id] : impl_->by_name)
+        out.insert(id);
+    return out;
+}
+
+std::optional<Containers::Owned> Containers::owned() {
+    Owned out;
+    for (const auto &record : impl_->all()) {
+        const std::unique_lock operation(record->operation, std::try_to_lock);
+        if (!operation) return std::nullopt;
+        std::lock_guard lock(record->mutex);
+        if (!record->state.running && !record->finishing && record->unreachable.empty()) continue;
+        out.sandboxes.insert(record->sandbox_id);
+        out.owners.insert(record->id);
+    }
+    for (const auto &pool : {impl_->pool.get(), impl_->lone_pool.get()})
+        pool->add_ids(out.sandboxes);
+    out.owners.insert(out.sandboxes.begin(), out.sandboxes.end());
+    return out;
+}
+
 RecordPtr Containers::Impl::find(const std::string &given) {
     const std::string name = !given.empty() && given[0] == '/' ? given.substr(1) : given;
     std::lock_guard lock(mutex);

@@ -13,6 +13,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -215,6 +216,16 @@ class Containers {
     /// Extracts a tar (plain, gzip or zstd) into the directory at `path`.
     void write_archive(const std::string &name, const std::string &path, const ExtractOptions &options,
                        const ByteSource &source, const CancelSource &cancel);
+
+    // For the check of what is there (core/check).
+    /// Ids, also of those that are being made.
+    std::set<std::string> ids();
+    /// Sandboxes that run or are kept ready, and who may own endpoints: nullopt while a container is being
+    /// started or stopped, for then nobody can tell.
+    struct Owned {
+        std::set<std::string> sandboxes, owners;
+    };
+    std::optional<Owned> owned();
 
     struct Counts {
         int running = 0, paused = 0, stopped = 0;

@@ -57,8 +57,19 @@ std::optional<WarmSandbox> SandboxPool::take() {
     return out;
 }
 
+void SandboxPool::add_ids(std::set<std::string> &to) {
+    std::lock_guard lock(mutex_);
+    for (const auto &warm : ready_)
+        to.insert(warm.sandbox->id());
+    if (!making_.empty()) to.insert(making_);
+}
+
 std::optional<WarmSandbox> SandboxPool::make() {
     const std::string id = new_id();
+    {
+        std::lock_guard lock(mutex_);
+        making_ = id;
+    }
     try {
         WarmSandbox warm;
         warm.sandbox = runtime_.prepare(id, {});
@@ -94,6 +105,7 @@ void SandboxPool::run() {
         lock.unlock();
         auto warm = make();
         lock.lock();
+        making_.clear();
         if (warm) {
             ready_.push_back(std::move(*warm));
             delay_ms = 1000;

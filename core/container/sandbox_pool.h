@@ -10,6 +10,8 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
+#include <string>
 #include <thread>
 
 namespace gantry {
@@ -28,6 +30,8 @@ class SandboxPool {
     void stop();  // ends what is kept
     /// One if there is one, at once.
     std::optional<WarmSandbox> take();
+    /// Of what is kept and what is being made.
+    void add_ids(std::set<std::string> &to);
 
   private:
     void run();
@@ -40,6 +44,7 @@ class SandboxPool {
     std::condition_variable changed_;
     std::deque<WarmSandbox> ready_;
     bool stopped_ = false;
+    std::string making_;
     std::string complaint_; // what was logged last
     std::thread thread_;
 };

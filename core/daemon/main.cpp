@@ -287,6 +287,7 @@ End serve(const std::shared_ptr<const EngineSettings> &settings) {
     api::Gate gate;
     std::atomic<bool> restart = false;
     engine.db = &db;
+    engine.content = &content;
     engine.gate = &gate;
     engine.restart = [&restart] {
         restart = true;

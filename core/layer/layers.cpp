@@ -552,6 +552,31 @@ void Layers::mark_damaged(const std::string &id, const std::string &why) {
     });
 }
 
+void Layers::remove_unfinished(const std::string &id) {
+    bool there = false;
+    impl_->db.transact([&](Db &t) {
+        auto row = t.prepare("SELECT 1 FROM layer WHERE id=? AND driver=? AND state<>'ready'");
+        row.bind_all(id, impl_->name);
+        there = row.step();
+    });
+    if (there) impl_->destroy(id);
+}
+
+std::vector<std::string> Layers::stray_records() const {
+    std::set<std::string> diffs;
+    bool making = false;
+    impl_->db.transact([&](Db &t) {
+        auto rows = t.prepare("SELECT diff_id,state FROM layer");
+        while (rows.step()) {
+            diffs.insert(rows.text(0));
+            making = making || rows.text(1) == "making";
+        }
+    });
+    return making ? std::vector<std::string>{} : impl_->records.keep_only(diffs, true);
+}
+
+void Layers::forget_record(const std::string &diff_id) { impl_->records.remove(diff_id); }
+
 std::vector<std::string> Layers::replaced() const {
     std::vector<std::string> out;
     impl_->db.transact([&](Db &t) {

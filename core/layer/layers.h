@@ -133,6 +133,11 @@ class Layers {
     /// From here on find() does not return it, so that a pull makes it anew: finish() then puts the new one
     /// in its place, below all that stand on it. "" takes the mark away.
     void mark_damaged(const std::string &id, const std::string &why);
+    /// A row that is neither ready nor being made by anybody.
+    void remove_unfinished(const std::string &id);
+    /// Records of no layer; none while layers are being made.
+    std::vector<std::string> stray_records() const;
+    void forget_record(const std::string &diff_id);
     /// Layers that were replaced and go when no container of before runs any more.
     std::vector<std::string> replaced() const;
     /// At start: undoes 'making', finishes 'removing', removes what the driver has and nobody knows.

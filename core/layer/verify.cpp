@@ -237,11 +237,10 @@ class Comparison {
         if (st.st_uid != was.uid || st.st_gid != was.gid) return say(path, "has another owner");
         if (!S_ISLNK(e.type) && (st.st_mode & 07777) != (was.mode & 07777))
             return say(path, "has other permissions");
-        if (!S_ISDIR(e.type) && was.mtime >= 0 && was.mtime <= kLastSafeTime &&
-            st.st_mtim.tv_sec != was.mtime)
-            return say(path, "has another time");
-        if (S_ISREG(e.type)) return file(path, parent, name, st, was);
-        if (S_ISDIR(e.type)) {
+        const uint64_t before = out_.damaged;
+        if (S_ISREG(e.type)) {
+            file(path, parent, name, st, was);
+        } else if (S_ISDIR(e.type)) {
             const UniqueFd fd(::openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
             if (fd) attributes(path, fd.get(), was);
         } else if (S_ISLNK(e.type)) {
@@ -252,6 +251,9 @@ class Comparison {
         } else if (!S_ISFIFO(e.type) && st.st_rdev != was.rdev) {
             say(path, "is another device");
         }
+        if (out_.damaged == before && !S_ISDIR(e.type) && was.mtime >= 0 && was.mtime <= kLastSafeTime &&
+            st.st_mtim.tv_sec != was.mtime)
+            say(path, "has another time");
     }
     void file(const std::string &path, int parent, const char *name, const struct stat &st,
               const RecordedEntry &was) {

@@ -89,6 +89,8 @@ Error no_such(const std::string &name) {
 
 } // namespace
 
+constexpr char kGoing[] = ".removing-"; // no name begins with a dot
+
 struct Volumes::Impl {
     Db &db;
     Events &events;
@@ -122,6 +124,15 @@ struct Volumes::Impl {
             if (found) volume = row(statement);
         });
         return found;
+    }
+    void adopt(const std::string &name) {
+        make_directories(directory(name) + "/_data", 0755);
+        db.transact([&](Db &d) {
+            d.prepare("INSERT INTO volume(name, driver, anonymous, labels, options, created)"
+                      " VALUES(?1, 'local', 0, '{}', '{}', ?2)")
+                .bind_all(std::string_view(name), wall_ns())
+                .run();
+        });
     }
     void publish(const std::string &action, const std::string &name) {
         Event event;
@@ -209,8 +220,13 @@ void Volumes::remove(const std::string &name, bool force) {
             throw Error(ErrorClass::kFailedPrecondition,
                         "remove " + name + ": volume is in use - [" + users + "]");
         }
-        // A crash here leaves a directory without record, which recover() removes.
-        remove_tree(impl_->directory(name));
+        // A crash before the rename leaves a directory that recover() makes a volume again: nobody was told
+        // that it is gone.
+        const std::string going = impl_->directory(kGoing + name);
+        remove_tree(going);
+        if (::rename(impl_->directory(name).c_str(), going.c_str()) != 0 && errno != ENOENT)
+            throw Error::from_errno(errno, "remove " + impl_->directory(name));
+        remove_tree(going);
     }
     impl_->publish("destroy", name);
 }
@@ -256,11 +272,19 @@ void Volumes::recover() {
     }
     for (const std::string &name : list_directory(impl_->root + "/volumes")) {
         if (known.count(name)) continue;
-        log_info("remove directory of unknown volume {}", name);
         try {
-            remove_tree(impl_->directory(name));
+            if (name.starts_with(kGoing)) {
+                remove_tree(impl_->directory(name));
+                continue;
+            }
+            // A power cut may take the row of a volume and leave its directory: what is in it nobody else
+            // has.
+            check_name(name);
+            impl_->adopt(name);
+            log_warn("volume {} had a directory and no record; it is a volume again, without its labels",
+                     name);
         } catch (const Error &error) {
-            log_warn("remove directory of unknown volume {}: {}", name, error.message());
+            log_warn("unknown directory {}: {}", impl_->directory(name), error.message());
         }
     }
 }

@@ -86,13 +86,15 @@ TEST_F(VolumesTest, InUseIsNotRemoved) {
     }
 }
 
-TEST_F(VolumesTest, RecoverMakesAndDropsDirectories) {
+TEST_F(VolumesTest, RecoverMakesDirectoriesAndKeepsWhatNobodyKnows) {
     Volume a = volumes->create("data", {}, {});
     remove_tree(root + "/volumes/data");
-    make_directories(root + "/volumes/stray/_data", 0755);
+    make_directories(root + "/volumes/stray/_data/mine", 0755);
+    make_directories(root + "/volumes/.removing-gone/_data", 0755);
     volumes->recover();
     EXPECT_TRUE(path_exists(a.mountpoint));
-    EXPECT_FALSE(path_exists(root + "/volumes/stray"));
+    EXPECT_TRUE(path_exists(volumes->get("stray").mountpoint + "/mine"));
+    EXPECT_FALSE(path_exists(root + "/volumes/.removing-gone"));
 }
 
 } // namespace
