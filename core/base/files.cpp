@@ -1,3 +1,4 @@
+#include "core/base/failpoint.h"
 #include "core/base/files.h"
 
 #include "core/base/ids.h"
@@ -48,6 +49,7 @@ void write_file_atomically(const std::string &path, std::string_view content, mo
         UniqueFd fd = open_file(temporary, O_WRONLY | O_CREAT | O_EXCL, mode);
         if (::fchmod(fd.get(), mode) != 0) throw Error::from_errno(errno, "chmod " + temporary);
         write_all(fd.get(), content, temporary);
+        failpoint("file.written");
         if (durable && ::fsync(fd.get()) != 0) throw Error::from_errno(errno, "sync " + temporary);
         if (::rename(temporary.c_str(), path.c_str()) != 0)
             throw Error::from_errno(errno, "rename " + temporary + " to " + path);

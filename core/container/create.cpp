@@ -3,6 +3,7 @@
 // writable layers and directories that no record knows.
 #include "core/container/containers_impl.h"
 
+#include "core/base/failpoint.h"
 #include "core/base/files.h"
 #include "core/base/ids.h"
 #include "core/base/log.h"
@@ -235,6 +236,7 @@ Created Containers::Impl::create(const std::string &given, const ContainerConfig
         size_limit = parse_bytes(it->second);
     }
     record->layer = parts.layers->create_writable(image.top_layer, size_limit).id;
+    failpoint("container.layer");
     Undo layer_undo{[&] { parts.layers->remove(record->layer); }};
     std::vector<std::string> new_volumes;
     Undo volumes_undo{[&] {
@@ -244,6 +246,7 @@ Created Containers::Impl::create(const std::string &given, const ContainerConfig
     record->mounts = resolve_mounts(*config, record->layer, new_volumes);
     const std::string dir = directory(record->id);
     make_directories(dir, 0710);
+    failpoint("container.directory");
     Undo directory_undo{[&] { remove_tree(dir); }};
 
     record->config = config;
@@ -263,6 +266,7 @@ Created Containers::Impl::create(const std::string &given, const ContainerConfig
                 .run();
         }
     });
+    failpoint("container.created");
     {
         std::lock_guard lock(mutex);
         by_id[record->id] = record;

@@ -1,6 +1,7 @@
 // What happens when a process ends: recording, clean-up, restart by policy, removal.
 #include "core/container/containers_impl.h"
 
+#include "core/base/failpoint.h"
 #include "core/base/files.h"
 #include "core/base/ids.h"
 #include "core/base/log.h"
@@ -295,10 +296,12 @@ void Containers::Impl::remove_locked(const RecordPtr &record, bool volumes) {
     }
     pending.clear();
     parts.networks->detach_all(record->id);
+    failpoint("container.detached");
     // The record goes first, in one transaction: from here on a killed engine finds a layer and a
     // directory that no record knows, and recovery removes those.
     parts.db->transact(
         [&](Db &d) { d.prepare("DELETE FROM container WHERE id = ?1").bind(1, record->id).run(); });
+    failpoint("container.forgotten");
     {
         std::lock_guard lock(record->mutex);
         record->removed = true;

@@ -4,6 +4,7 @@
 // never committed was never promised to anybody.
 #include "core/content/content.h"
 
+#include "core/base/failpoint.h"
 #include "core/base/files.h"
 #include "core/base/ids.h"
 #include "core/base/log.h"
@@ -68,6 +69,7 @@ struct ContentStore::Impl {
         const std::string path = blob_path(digest);
         if (::rename(partial.c_str(), path.c_str()) != 0)
             throw Error::from_errno(errno, "rename " + partial + " to " + path);
+        failpoint("blob.renamed");
         if (durable) fsync_path(root + "/blobs/" + algorithm_of(digest));
         add_row(digest, size, media_type);
     }
@@ -113,6 +115,7 @@ class FileIngest final : public Ingest {
         write_all(fd_.get(), {static_cast<const char *>(data), size}, partial_);
         hasher_.update(data, size);
         written_ += size;
+        failpoint("blob.part");
         // The disk works while the network does; only the rest is left for fsync.
         if (durable_ && written_ - started_ >= kWriteBehind) {
             ::sync_file_range(fd_.get(), static_cast<off_t>(started_),
@@ -243,6 +246,7 @@ std::string ContentStore::put(std::string_view bytes, const std::string &media_t
     const std::string path = impl_->blob_path(actual);
     if (::stat(path.c_str(), &st) != 0 || static_cast<uint64_t>(st.st_size) != bytes.size())
         write_file_atomically(path, bytes, 0600, impl_->durable);
+    failpoint("blob.put");
     impl_->add_row(actual, bytes.size(), media_type);
     return actual;
 }
@@ -261,6 +265,7 @@ void ContentStore::remove(const std::string &digest) {
     const std::string path = impl_->blob_path(digest);
     // Row first: a kill in between leaves a file without a row, which recover() takes.
     impl_->db.transact([&](Db &t) { t.prepare("DELETE FROM blob WHERE digest=?").bind(1, digest).run(); });
+    failpoint("blob.forgotten");
     if (::unlink(path.c_str()) != 0 && errno != ENOENT) throw Error::from_errno(errno, "remove " + path);
 }
 

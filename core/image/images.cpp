@@ -2,6 +2,7 @@
 // dockerd does: a repository called "cafe" wins over an image whose id begins with cafe.
 #include "core/image/images.h"
 
+#include "core/base/failpoint.h"
 #include "core/base/ids.h"
 #include "core/base/log.h"
 #include "core/content/content.h"
@@ -209,6 +210,7 @@ ImageInfo Images::Impl::load(const std::string &id) const {
 
 bool Images::Impl::commit(const Commit &what) {
     bool changed = true;
+    failpoint("image.unpublished");
     db.transact([&](Db &d) {
         const int64_t now = wall_ns();
         auto image =
@@ -246,6 +248,7 @@ bool Images::Impl::commit(const Commit &what) {
             if (ref.tag.empty()) changed = d.changes() > 0;
         }
     });
+    failpoint("image.published");
     content.settle(); // one sync for the rows of all blobs and layers before it too
     return changed;
 }

@@ -3,6 +3,7 @@
 // image; its own layer still holds the layers below, so it can be started all the same.
 #include "core/image/impl.h"
 
+#include "core/base/failpoint.h"
 #include "core/base/log.h"
 #include "core/events/events.h"
 #include "core/image/download.h"
@@ -111,6 +112,7 @@ bool Images::Impl::drop_image(const std::string &id, bool prune_parents, std::ve
             if (error.error_class() != ErrorClass::kFailedPrecondition) throw;
         }
         if (!gone) return depth > 0;
+        failpoint("image.removed");
         publish("delete", image, image);
         out.push_back({"", image});
         sweep();

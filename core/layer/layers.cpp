@@ -3,6 +3,7 @@
 // transaction is open and no lock is held while a driver works.
 #include "core/layer/layers.h"
 
+#include "core/base/failpoint.h"
 #include "core/base/ids.h"
 #include "core/base/log.h"
 #include "core/content/content.h"
@@ -161,12 +162,15 @@ struct Layers::Impl {
             t.prepare("UPDATE container SET layer=NULL WHERE layer=? AND phase<>'ready'").bind(1, id).run();
             t.prepare("DELETE FROM layer WHERE id=?").bind(1, id).run();
         });
+        failpoint("layer.forgotten");
         records.remove(unused);
     }
     /// The row says 'making' or 'removing' when this is called.
     void destroy(const std::string &id) {
         const CallScope scope;
+        failpoint("layer.removing");
         driver->remove(scope, id);
+        failpoint("layer.removed");
         delete_row(id);
     }
     /// What stood on `old` stands on `now` from here on. Drivers are told parents with every call.
@@ -273,7 +277,9 @@ class LayerInTheMaking final : public Layers::Making {
             const LayerIds parents = impl_.caps.independent_layers ? LayerIds{} : impl_.lineage(parent);
             id_ = impl_.add_row(impl_.caps.independent_layers ? "" : parent, what);
             const CallScope scope;
+            failpoint("layer.row");
             impl_.driver->create(scope, id_, parents, 0);
+            failpoint("layer.created");
         } catch (...) {
             if (!id_.empty()) impl_.undo(id_);
             impl_.end_hold();
@@ -299,6 +305,7 @@ class LayerInTheMaking final : public Layers::Making {
         const UnpackResult result = unpack_layer(impl_.durable ? counted : source, root.get(),
                                                  impl_.caps.whiteout, UnpackLimits{}, call, &*record_);
         behind.end();
+        failpoint("layer.unpacked");
         if (!expected_.empty() && result.diff_id != expected_)
             throw Error(ErrorClass::kDataLoss,
                         "unpack layer " + expected_ + ": the content's digest is " + result.diff_id);
@@ -315,10 +322,13 @@ class LayerInTheMaking final : public Layers::Making {
         impl_.check_depth(parents);
         const CallScope scope;
         impl_.records.put(diff_id_, *record_, impl_.durable);
+        failpoint("layer.recorded");
         impl_.driver->commit(scope, id_, parents, impl_.durable);
+        failpoint("layer.committed");
         const Usage usage = impl_.driver->usage(scope, id_);
         // Visible from here on. Should a power cut take the row, recover() takes the content.
         const Layer layer = publish(parent_id, usage);
+        failpoint("layer.published");
         finished_ = true;
         if (layer.id != id_) impl_.undo(id_);
         if (!replaced_.empty()) impl_.retire(replaced_, id_);
@@ -388,7 +398,9 @@ Layer Layers::create_writable(const std::string &parent_id, uint64_t size_limit)
     const std::string id = impl_->add_row(parent_id, {});
     try {
         const CallScope scope;
+        failpoint("writable.row");
         impl_->driver->create(scope, id, parents, size_limit);
+        failpoint("writable.created");
         impl_->db.transact(
             [&](Db &t) { t.prepare("UPDATE layer SET state='ready' WHERE id=?").bind(1, id).run(); });
     } catch (...) {

@@ -1,5 +1,6 @@
 #include "core/layer/migrate.h"
 
+#include "core/base/failpoint.h"
 #include "core/base/files.h"
 #include "core/base/ids.h"
 #include "core/base/log.h"
@@ -311,6 +312,7 @@ struct Migration::Impl {
         const LayerIds old_parents = parents_of(row), new_parents = made_parents(row);
         const bool alone = to_caps.independent_layers && !row.writable();
         const std::string id = add_row(row);
+        failpoint("migrate.row");
         const auto limit = limits.find(row.id);
         to.driver->create(call, id, alone ? LayerIds{} : new_parents,
                           limit == limits.end() ? 0 : limit->second);
@@ -327,8 +329,10 @@ struct Migration::Impl {
                               tell(row.id, "Copying", std::min(done, total), total);
                           });
         }
+        failpoint("migrate.applied");
         if (!row.writable()) {
             to.driver->commit(call, id, new_parents, false);
+            failpoint("migrate.committed");
             const Usage usage = to.driver->usage(call, id);
             db.transact([&](Db &t) {
                 t.prepare("UPDATE layer SET state='ready',chain_id=?,size=?,inodes=? WHERE id=?")
@@ -339,6 +343,7 @@ struct Migration::Impl {
                     .run();
             });
         } // a writable one stays in the making until the switch
+        failpoint("migrate.copied");
         made[row.id] = id;
         tell(row.id, "Copied");
     }
@@ -465,6 +470,7 @@ void Migration::switch_over() {
         t.prepare("UPDATE layer SET state='removing',parent=NULL WHERE driver=?").bind(1, m.from.name).run();
         record_move(t, {m.from.name, m.to.name});
     });
+    failpoint("migrate.switched");
     m.db.sync(); // from here on the move survives a power cut
     m.tell("", m.to.name + " is in charge");
 }
@@ -507,6 +513,7 @@ void remove_moved(Db &db, const Migration::Side &old, const std::string &folder,
     if (progress) progress({"", "Removing " + std::to_string(ids.size()) + " layers of " + old.name});
     for (const std::string &id : ids) {
         old.driver->remove(call, id);
+        failpoint("migrate.removed");
         delete_row(db, id);
     }
     for (const std::string &id : old.driver->list(call))

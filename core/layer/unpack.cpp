@@ -2,6 +2,7 @@
 // with libarchive and creates files, which is the limit (about 55 us a file on ext4). That thread has
 // its own fs_struct (CLONE_FS) with umask 0, so that open(2) and mkdir(2) set the final mode and most
 // files cost open, write, utimensat, close and nothing else.
+#include "core/base/failpoint.h"
 #include "core/layer/byte_pipe.h"
 #include "core/layer/decompress.h"
 #include "core/layer/layers.h"
@@ -501,6 +502,7 @@ uint64_t write_tree(BytePipe &pipe, int root_fd, gantry_whiteout whiteout, const
             if (result == ARCHIVE_EOF) break;
             check(result);
             writer.entry(entry);
+            failpoint("unpack.entry");
         }
     } catch (...) {
         if (from.error) std::rethrow_exception(from.error); // the cause, not "truncated archive"

@@ -2,6 +2,7 @@
 // is gone, so recovery only has to make directories for records and drop directories without one.
 #include "core/volume/volumes.h"
 
+#include "core/base/failpoint.h"
 #include "core/base/files.h"
 #include "core/base/ids.h"
 #include "core/base/log.h"
@@ -175,6 +176,7 @@ Volume Volumes::create(const std::string &name, const std::map<std::string, std:
                           std::string_view(encode(labels)), volume.created_ns)
                 .run();
         });
+        failpoint("volume.row");
         make_directories(impl_->directory(volume.name), 0701);
         make_directories(volume.mountpoint, 0755);
     }
@@ -222,10 +224,12 @@ void Volumes::remove(const std::string &name, bool force) {
         }
         // A crash before the rename leaves a directory that recover() makes a volume again: nobody was told
         // that it is gone.
+        failpoint("volume.forgotten");
         const std::string going = impl_->directory(kGoing + name);
         remove_tree(going);
         if (::rename(impl_->directory(name).c_str(), going.c_str()) != 0 && errno != ENOENT)
             throw Error::from_errno(errno, "remove " + impl_->directory(name));
+        failpoint("volume.renamed");
         remove_tree(going);
     }
     impl_->publish("destroy", name);
