@@ -11,6 +11,8 @@ namespace gantry::kit {
 class StorageBench : public Bench {
   public:
     StorageBench(const Subject &subject, const std::string &dir) : Bench(subject, dir) {}
+    /// Removes all layers: nobody else knows how (subvolumes, say).
+    ~StorageBench();
 
     gantry_storage_caps caps();
     gantry_status create(const RecordedCall &call, const std::string &id, const LayerIds &parents = {},

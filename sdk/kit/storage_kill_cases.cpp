@@ -81,6 +81,10 @@ const Step kSteps[] = {
 };
 
 void kill_in(const Step &step, const Subject &subject, const std::string &dir) {
+    {
+        make_directories(dir + "/first", 0755); // says why, if the driver does not work here
+        StorageBench bench(subject, dir + "/first");
+    }
     kill_at_each_call(60, [&](size_t n, size_t &total) {
         const std::string place = dir + "/" + step.name + std::to_string(n);
         make_directories(place, 0755);
