@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <csignal>
 #include <fmt/format.h>
+#include <optional>
 #include <poll.h>
 #include <pthread.h>
 #include <thread>
@@ -42,11 +43,6 @@ void take_byte(int fd) noexcept {
     }
 }
 
-const Pipe &own_pipe() {
-    thread_local const Pipe pipe;
-    return pipe;
-}
-
 struct Worker {
     Pipe pipe;
     std::function<void()> job; // of whoever took the worker from the idle ones, until the byte
@@ -55,11 +51,32 @@ struct Worker {
 struct Threads {
     std::mutex mutex;
     std::vector<Worker *> idle;
-    std::atomic<int> busy{0};
+    std::atomic<int> busy{0}, forks{0};
 };
 Threads &threads() {
-    static auto *const all = new Threads;
+    static auto *const all = [] {
+        auto *t = new Threads;
+        // A forked child has none of these threads, and bytes in their pipes would go to its parent's.
+        ::pthread_atfork([] { threads().mutex.lock(); }, [] { threads().mutex.unlock(); },
+                         [] {
+                             threads().idle.clear();
+                             threads().busy = 0;
+                             ++threads().forks;
+                             threads().mutex.unlock();
+                         });
+        return t;
+    }();
     return *all;
+}
+
+const Pipe &own_pipe() {
+    thread_local std::optional<Pipe> pipe;
+    thread_local int forks = -1;
+    if (const int now = threads().forks; !pipe || forks != now) {
+        pipe.emplace();
+        forks = now;
+    }
+    return *pipe;
 }
 
 void serve_jobs(std::unique_ptr<Worker> worker) {
