@@ -191,10 +191,15 @@ Footprint Footprint::take() {
         if (name.find_first_not_of("0123456789") != name.npos || name == "1" ||
             atoi(name.c_str()) == getpid())
             continue;
-        // Without root, or in a process of the case, others show that were there before.
         const std::string facts = read_file_if("/proc/" + name + "/stat", found);
         const size_t behind = facts.rfind(") ");
-        if (found && behind != facts.npos && facts[behind + 2] != 'Z')
+        char state = 'Z';
+        int parent = 0;
+        if (!found || behind == facts.npos ||
+            sscanf(facts.c_str() + behind + 2, "%c %d", &state, &parent) != 2)
+            continue;
+        // Without a namespace of its own a case sees all of the machine; its children are its own.
+        if (state != 'Z' && (getppid() == 1 || parent == getpid()))
             out.processes[name] = facts.substr(facts.find('('), behind + 1 - facts.find('('));
     }
     sigset_t mask;
