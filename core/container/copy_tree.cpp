@@ -98,7 +98,7 @@ void copy_level(int from, int to, int depth) {
             if (::fchownat(to, name.c_str(), info.st_uid, info.st_gid, AT_SYMLINK_NOFOLLOW) != 0) {
                 failed("chown", name);
             }
-            ::fchmodat(to, name.c_str(), info.st_mode & 07777, 0);
+            if (::fchmodat(to, name.c_str(), info.st_mode & 07777, 0) != 0) failed("chmod", name);
         }
     }
 }

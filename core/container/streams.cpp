@@ -44,8 +44,8 @@ bool send_all(int fd, std::string_view bytes) {
 std::string frame_header(int stream, size_t size) {
     std::string head(8, '\0');
     head[0] = static_cast<char>(stream);
-    for (int i = 0; i < 4; ++i)
-        head[static_cast<size_t>(4 + i)] = static_cast<char>((size >> (24 - 8 * i)) & 0xff);
+    for (unsigned i = 0; i < 4; ++i)
+        head[4 + i] = static_cast<char>((size >> (24 - 8 * i)) & 0xff);
     return head;
 }
 
@@ -79,7 +79,8 @@ std::string parse_detach_keys(const std::string &text, bool tty) {
 }
 
 void Containers::attach(const std::string &name, UniqueFd connection, const AttachRequestOptions &options) {
-    attach(name, [&] { return std::move(connection); }, options);
+    attach(
+        name, [&] { return std::move(connection); }, options);
 }
 
 void Containers::attach(const std::string &name, const std::function<UniqueFd()> &accept,
@@ -126,7 +127,7 @@ void Containers::attach(const std::string &name, const std::function<UniqueFd()>
         if (!connection) connection = accept();
         if (!task) record->pending.push_back({std::move(connection), to});
     }
-    if (task) task->attach(std::move(connection), to);
+    if (task) task->attach(std::move(connection), to); // NOLINT(bugprone-use-after-move): else it is pending
     impl_->publish(*record, "attach");
 }
 
