@@ -323,7 +323,7 @@ void attributes(const Subject &subject, const std::string &dir) {
     StorageBench bench(subject, dir);
     using E = Edit;
     const std::vector<Edit> base{{E::kDirectory, "/d", "", 1},    {E::kFile, "/d/f", "", 5000},
-                                 {E::kMode, "/d/f", "", 04711},   {E::kOwner, "/d/f", "", 65534},
+                                 {E::kOwner, "/d/f", "", 65534},  {E::kMode, "/d/f", "", 04711},
                                  {E::kUserXattr, "/d/f", "", 3},  {E::kFile, "/cap", "", 20},
                                  {E::kCapability, "/cap", "", 4}, {E::kSymlink, "/link", "../\xc3\xa9", 5},
                                  {E::kDevice, "/null", "", 6},    {E::kFifo, "/pipe", "", 7},

@@ -151,23 +151,15 @@ gantry_status commit(gantry_driver *d, const gantry_call *call, const char *id, 
     const std::string tree = getenv("GANTRY_FAULT") ? quiet_source(d, call, id, parents, count) : "";
     if (is("commit-copies")) each_file(tree, "cp -p \"$f\" \"$f.new\" && mv \"$f.new\" \"$f\"");
     if (is("times-lost")) each_file(tree, "touch \"$f\"");
-    if (is("xattrs-lost"))
-        each_file(tree, "setfattr -x user.test \"$f\" || { cp \"$f\" x.x; cat x.x > \"$f.n\"; mv \"$f.n\" "
-                        "\"$f\"; rm x.x; }");
+    if (is("attributes-lost")) each_file(tree, "cp \"$f\" \"$f.n\" && mv \"$f.n\" \"$f\"");
     if (is("holes-filled")) each_file(tree, "cat \"$f\" > \"$f.n\"; mv \"$f.n\" \"$f\"");
     if (is("commit-moves-away") && !tree.empty()) {
         rename(tree.c_str(), (tree + std::to_string(getpid())).c_str());
         rename((tree + std::to_string(getpid())).c_str(), tree.c_str());
     }
 #ifdef FAULTY_DIFF
-    if (is("opaque-lost")) {
-        const std::string command =
-            "cd '" + root + "/" + id +
-            "/fs' && find . -type d -exec setfattr -x trusted.overlay.opaque {} \\; 2>/dev/null";
-        if (system(command.c_str()) < 0) abort();
-        const std::string upper = root + "/" + id + "/fs/e";
-        removexattr(upper.c_str(), "trusted.overlay.opaque");
-    }
+    if (is("opaque-lost"))
+        removexattr((root + "/" + id + "/fs/e").c_str(), "trusted.overlay.opaque"); // the case's directory
 #endif
     return good.commit(d, call, id, parents, count, durable);
 }
