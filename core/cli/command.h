@@ -32,13 +32,13 @@ struct Command {
 
 std::span<const Command> run_commands();       // run, create, exec, attach, start, logs, wait
 std::span<const Command> container_commands(); // stop, kill, rm, ps, ...
-std::span<const Command> copy_commands(); // commit, diff, export, cp
+std::span<const Command> copy_commands();      // commit, diff, export, cp
 std::span<const Command> image_commands();
 std::span<const Command> resource_commands(); // volume, network, system
 std::span<const Command> engine_commands();   // version, info, events, plugin, config, mirror
 
-std::span<const Command> plugin_commands();   // plugin new
-std::span<const Command> shell_commands();    // completion, and what packages ask for
+std::span<const Command> plugin_commands(); // plugin new
+std::span<const Command> shell_commands();  // completion, and what packages ask for
 
 /// Every command, those with a name that begins with "__" included: they are not shown.
 std::vector<const Command *> all_commands();

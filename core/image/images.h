@@ -85,11 +85,11 @@ struct Deleted {
 
 /// docker commit, as seen from the image.
 struct ImageCommit {
-    std::string parent;          // image id of the container's image; "" for none
-    std::string layer;           // the container's own
-    std::vector<Change> changes; // of that layer, without what the engine itself put there
-    std::string config;          // the container's "Config" object, Docker's JSON
-    std::string overrides;       // the same dialect; what is set there replaces it. "" for none
+    std::string parent;                    // image id of the container's image; "" for none
+    std::string layer;                     // the container's own
+    std::vector<Change> changes;           // of that layer, without what the engine itself put there
+    std::string config;                    // the container's "Config" object, Docker's JSON
+    std::string overrides;                 // the same dialect; what is set there replaces it. "" for none
     std::vector<std::string> instructions; // Dockerfile lines, applied last
     std::string author, comment, created_by;
     std::optional<ImageReference> ref;
