@@ -41,8 +41,8 @@ def arguments(entry):
             pass
         else:
             kept.append(word.replace("-std=c++23", "-std=c++2b"))
-    # libnftables.h defines _GNU_SOURCE for itself.
-    return kept + ["-Wno-macro-redefined"]
+    # libnftables.h defines _GNU_SOURCE for itself, without a value; clang-tidy does not mind -Wno-macro-redefined.
+    return [w for w in kept if w != "-D_GNU_SOURCE"] + ["-U_GNU_SOURCE", "-D_GNU_SOURCE="]
 
 
 def key_of(entry, flags, ground):
