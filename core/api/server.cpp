@@ -145,7 +145,7 @@ struct Server::Impl {
     UniqueFd listener;
     bool own_socket = false;
     std::mutex mutex;
-    std::condition_variable left;
+    std::condition_variable changed; // one left, or waits
     unsigned connections = 0;
     uint64_t turn = 0;
     std::map<uint64_t, int> waiting; // connections between two requests, the longest waiting first
@@ -153,7 +153,7 @@ struct Server::Impl {
     void leave() {
         std::lock_guard lock(mutex);
         --connections;
-        left.notify_all();
+        changed.notify_all();
     }
 
     /// A place for one more connection. When all are taken, the one that has been silent for the longest
@@ -162,10 +162,14 @@ struct Server::Impl {
     bool enter() {
         std::unique_lock lock(mutex);
         auto free = [&] { return connections < settings.max_connections; };
+        // One that has just been answered is about to wait: its client may be the one that comes back here.
+        if (!free())
+            changed.wait_for(lock, std::chrono::milliseconds(250),
+                             [&] { return free() || !waiting.empty(); });
         if (!free() && !waiting.empty()) {
             shutdown(waiting.begin()->second, SHUT_RD);
             waiting.erase(waiting.begin());
-            left.wait_for(lock, std::chrono::seconds(2), free);
+            changed.wait_for(lock, std::chrono::seconds(2), free);
         }
         if (!free()) return false;
         ++connections;
@@ -177,6 +181,7 @@ struct Server::Impl {
         {
             std::lock_guard lock(mutex);
             waiting[mine = ++turn] = connection.fd();
+            changed.notify_all();
         }
         struct Done { // before the descriptor can be closed and its number used again
             Impl &impl;
@@ -293,7 +298,7 @@ bool Server::run(int grace_ms) {
     pthread_attr_destroy(&attributes);
     impl_->listener.reset();
     std::unique_lock lock(impl_->mutex);
-    return impl_->left.wait_for(lock, std::chrono::milliseconds(grace_ms),
+    return impl_->changed.wait_for(lock, std::chrono::milliseconds(grace_ms),
                                 [&] { return impl_->connections == 0; });
 }
 

@@ -147,9 +147,14 @@ TEST_F(ServerTest, a_silent_connection_gives_way_to_a_new_one) {
     UniqueFd first = dial();
     write_all(first.get(), "GET /_ping HTTP/1.1\r\nHost: h\r\n\r\n", "request");
     EXPECT_NE(read_some(first).find("200 OK"), std::string::npos);
-    UniqueFd second = dial();
-    write_all(second.get(), "GET /_ping HTTP/1.1\r\nHost: h\r\n\r\n", "request");
-    EXPECT_NE(read_some(second).find("200 OK"), std::string::npos);
+    // On a busy machine the first one's thread may take its time to come back from its answer.
+    std::string answer;
+    for (int i = 0; i < 100 && answer.find("200 OK") == std::string::npos; ++i) {
+        UniqueFd second = dial();
+        write_all(second.get(), "GET /_ping HTTP/1.1\r\nHost: h\r\n\r\n", "request");
+        answer = read_some(second);
+    }
+    ASSERT_NE(answer.find("200 OK"), std::string::npos) << answer;
     EXPECT_EQ(read_some(first), ""); // closed, not answered with rubbish
 }
 
