@@ -299,7 +299,7 @@ bool Server::run(int grace_ms) {
     impl_->listener.reset();
     std::unique_lock lock(impl_->mutex);
     return impl_->changed.wait_for(lock, std::chrono::milliseconds(grace_ms),
-                                [&] { return impl_->connections == 0; });
+                                   [&] { return impl_->connections == 0; });
 }
 
 } // namespace gantry::api
