@@ -229,6 +229,7 @@ std::vector<std::string> LayoutDriver::tags(const Call &call, const RegistryRefe
 std::vector<gantry::EndpointLine> LayoutDriver::explain(const Call &call, const RegistryReference &ref) {
     std::vector<gantry::EndpointLine> out;
     if (!handles(call, ref)) return out;
+    if (sources_.empty()) out.push_back({"none", "origin", "blocked", "[registry.layout] sources is empty"});
     for (const Layout &layout : layouts(ref)) {
         gantry::EndpointLine line;
         line.url = layout.url();
