@@ -78,7 +78,7 @@ YML
 }
 
 # busybox as an OCI image of two layers, made by umoci, in the registry as NAME.
-push_busybox() { # NAME
+push_busybox() { # NAME [DIRECTORY with files of a third layer]
   need umoci skopeo busybox
   local l=$T/bb-$RANDOM
   mkdir -p "$l/rootfs/"{bin,etc,tmp,root}
@@ -98,6 +98,10 @@ app:x:1000:' > "$l/rootfs/etc/group"
   umoci new --image "$l/oci:x" > /dev/null
   umoci raw add-layer --image "$l/oci:x" "$l/1.tar" > /dev/null
   umoci raw add-layer --image "$l/oci:x" "$l/2.tar" > /dev/null
+  if [ -n "${2:-}" ]; then
+    tar -C "$2" -cf "$l/3.tar" .
+    umoci raw add-layer --image "$l/oci:x" "$l/3.tar" > /dev/null
+  fi
   umoci config --image "$l/oci:x" --config.cmd sh --config.env PATH=/usr/bin:/bin
   skopeo --insecure-policy copy -q --dest-tls-verify=false "oci:$l/oci:x" "docker://$REGISTRY/$1"
   rm -rf "$l"

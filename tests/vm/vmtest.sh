@@ -4,7 +4,8 @@
 # the device program are proven here. The machine's / is the host's, read-only, below a tmpfs: no image to
 # build, and the tests cannot change the host. Emulation is about ten times slower than the host.
 #
-#   vmtest.sh BUILD [TEST.sh...]     VM_TIMEOUT=seconds for all, VM_CACHE=directory, VM_MEMORY=MiB
+#   vmtest.sh BUILD [TEST.sh...]     VM_TIMEOUT=seconds for all, VM_CACHE=directory, VM_MEMORY=MiB,
+#                                    VM_DISK=image of a disk /dev/vda, VM_PIDFILE=file, VM_ENV="NAME=value..." inside
 set -euo pipefail
 HERE=$(dirname "$(readlink -f "$0")")
 BUILD=$(readlink -f "${1:?build directory}"); shift
@@ -56,9 +57,10 @@ status=0
 timeout --foreground -k 5 "${VM_TIMEOUT:-3600}" qemu-system-x86_64 -accel tcg,thread=multi -cpu max,la57=off \
   -smp 2 -m "${VM_MEMORY:-3072}" -nodefaults -no-user-config -display none -no-reboot -nic user,model=virtio-net-pci \
   -kernel "$CACHE/$version/boot/vmlinuz-$version" -initrd "$W/initrd" \
-  -append "console=ttyS0 quiet panic=-1 no_timer_check VM_HERE=$HERE VM_BUILD=$BUILD VM_MODULES=$CACHE/$version/lib/modules/$version VM_TESTS=${TESTS// /,}" \
+  -append "console=ttyS0 quiet panic=-1 no_timer_check VM_HERE=$HERE VM_BUILD=$BUILD VM_MODULES=$CACHE/$version/lib/modules/$version VM_TESTS=${TESTS// /,} ${VM_ENV:-}" \
   -fsdev local,id=host,path=/,security_model=none,readonly=on,multidevs=remap \
   -device virtio-9p-pci,fsdev=host,mount_tag=host -device virtio-rng-pci \
+  ${VM_PIDFILE:+-pidfile "$VM_PIDFILE"} ${VM_DISK:+-drive "file=$VM_DISK,if=virtio,format=raw,cache=writeback"} \
   -chardev stdio,id=out,signal=on -serial chardev:out -serial "file:$W/status" < /dev/null 2> "$W/qemu.err" || status=$?
 cat "$W/qemu.err" >&2
 if [ ! -s "$W/status" ]; then
