@@ -40,6 +40,11 @@ function(gantry_test name)
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 60)
   endif()
+  # Beside each other run only tests that do not look at the whole machine's links, mounts and cgroups.
+  set(serial TRUE)
+  if(arg_LABEL STREQUAL "unit")
+    set(serial FALSE)
+  endif()
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 30 DISCOVERY_MODE PRE_TEST
-    PROPERTIES LABELS "${arg_LABEL}" TIMEOUT ${arg_TIMEOUT})
+    PROPERTIES LABELS "${arg_LABEL}" TIMEOUT ${arg_TIMEOUT} RUN_SERIAL ${serial})
 endfunction()

@@ -145,7 +145,7 @@ struct Containers::Impl {
     void schedule_restart(const RecordPtr &record, uint64_t run, int64_t delay_ms);
 
     // recovery.cpp
-    void take_over(const RecordPtr &record);
+    void take_over(const RecordPtr &record, const std::shared_ptr<Task> &task);
     void retry_adoption(const RecordPtr &record, int64_t delay_ms);
 
     // commit.cpp

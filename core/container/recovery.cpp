@@ -42,8 +42,8 @@ bool wants_restart(const Record &record) {
 
 } // namespace
 
-/// The record's task is running: everything that start_locked() would have set up.
-void Containers::Impl::take_over(const RecordPtr &record) {
+/// The task is running: everything that start_locked() would have set up. Who sees the task sees the rest.
+void Containers::Impl::take_over(const RecordPtr &record, const std::shared_ptr<Task> &task) {
     std::shared_ptr<RuntimeSpec> spec;
     guarded("rebuild document of container " + record->id, [&] {
         SpecInput input;
@@ -57,14 +57,15 @@ void Containers::Impl::take_over(const RecordPtr &record) {
             spec->cgroups_path.substr(0, spec->cgroups_path.rfind('/') + 1) + record->sandbox_id;
     });
     auto endpoints = parts.networks->endpoints_of(record->id);
-    std::shared_ptr<Task> task;
     uint64_t run;
     {
         std::lock_guard lock(record->mutex);
+        record->unreachable.clear();
+        record->state.error.clear();
+        record->task = task;
         record->spec = spec;
         record->endpoints = std::move(endpoints);
         begin_health(*record);
-        task = record->task;
         run = ++record->run;
     }
     watch_exit(record, run, task);
@@ -94,16 +95,16 @@ void Containers::Impl::retry_adoption(const RecordPtr &record, int64_t delay_ms)
             return;
         }
         const auto status = task ? task->exit_status() : std::nullopt;
+        if (task && !status) {
+            log_info("container {}: reached again", record->id);
+            take_over(record, task);
+            return;
+        }
         {
             std::lock_guard lock(record->mutex);
             record->unreachable.clear();
             record->state.error.clear();
             record->task = task;
-        }
-        if (task && !status) {
-            log_info("container {}: reached again", record->id);
-            take_over(record);
-            return;
         }
         ExitStatus unseen;
         unseen.code = kUnseenExit;
@@ -155,7 +156,7 @@ void Containers::recover() {
         }
         if (record->state.running && record->task && !record->task->exit_status()) {
             sandboxes.push_back(record->sandbox_id);
-            guarded("take over container " + record->id, [&] { impl.take_over(record); });
+            guarded("take over container " + record->id, [&] { impl.take_over(record, record->task); });
             continue;
         }
         if (record->state.running) {

@@ -69,13 +69,15 @@ std::string join(const std::string &mount_point, const std::string &group) {
     return mount_point + (group.starts_with("/") ? "" : "/") + group;
 }
 
-/// v1 cpuset: a new group is empty and takes no process until it has cpus and mems.
-void inherit_cpuset(const std::string &dir) {
+/// v1 cpuset: a new group is empty and takes no process until it has cpus and mems. Of a group that another
+/// thread has just made the same is true, so the way leads up to the first that has them.
+void inherit_cpuset(const std::string &mount_point, const std::string &dir) {
     for (const char *name : {"cpuset.cpus", "cpuset.mems"}) {
         bool found = false;
         std::string own = read_file_if(dir + "/" + name, found);
         if (!found || own.find_first_not_of(" \n") != std::string::npos) continue;
         std::string parent = dir.substr(0, dir.rfind('/'));
+        if (parent.size() > mount_point.size()) inherit_cpuset(mount_point, parent);
         write_kernel_file(dir + "/" + name, read_file(parent + "/" + name));
     }
 }
@@ -100,7 +102,7 @@ void make_group(const CgroupHierarchy &h, const std::string &group) {
         dir += "/" + part;
         if (mkdir(dir.c_str(), 0755) != 0 && errno != EEXIST)
             throw Error::from_errno(errno, "make cgroup " + dir);
-        if (cpuset) inherit_cpuset(dir);
+        if (cpuset) inherit_cpuset(h.mount_point, dir);
     }
 }
 
@@ -131,7 +133,7 @@ std::vector<std::string> make_cgroups(const CgroupLayout &layout, const std::str
             if (mkdir(dir.c_str(), 0755) != 0 && errno != EEXIST)
                 throw Error::from_errno(errno, "make cgroup " + dir);
             if (std::find(h.controllers.begin(), h.controllers.end(), "cpuset") != h.controllers.end())
-                inherit_cpuset(dir);
+                inherit_cpuset(h.mount_point, dir);
         } else if (h.unified && layout.version == "hybrid" && path_exists(parent_dir)) {
             std::string dir = parent_dir + "/" + id;
             if (mkdir(dir.c_str(), 0755) != 0 && errno != EEXIST)
