@@ -83,8 +83,7 @@ for part in "it works" "it works in a process of its own" "100% tests passed" "g
   "./usr/lib/gantry/plugins/storage-scratch.so" "the driver keeps its contract"; do
   contains "the page's story" "$part" "$story"
 done
-cat > "$T/gantry.toml" < <(cat "$T/places.toml" "$T/work/gantry-plugin-storage-scratch/gantry.toml" | awk '/^\[engine\]/ && seen++ { next } { print }')
-gantryd --config "$T/gantry.toml" --clean > /dev/null
+(cd "$T/work/gantry-plugin-storage-scratch" && gantryd --config gantry.toml --clean > /dev/null)
 rm -rf "$T/root" "$T/run"
 
 note "the other templates: built with plain make, judged"
