@@ -505,8 +505,9 @@ const std::vector<std::string> &driver_operations(gantry_kind kind) {
     static const std::vector<std::string> network{"start",  "caps",   "create_network", "remove_network",
                                                   "attach", "detach", "publish",        "restore",
                                                   "stats",  "clean"};
-    static const std::vector<std::string> registry{"start", "handles", "resolve", "fetch", "push",
-                                                   "tags",  "search",  "explain", "login"};
+    static const std::vector<std::string> registry{"start", "handles",   "resolve", "fetch",
+                                                   "push",  "tags",      "search",  "explain",
+                                                   "login", "referrers", "status",  "test"};
     return kind == GANTRY_KIND_STORAGE ? storage : kind == GANTRY_KIND_NETWORK ? network : registry;
 }
 

@@ -113,6 +113,17 @@ template <typename Calls> class RegistryForward : public RegistryDriver {
     std::string login(const Call &c, const Credential &credential) override {
         return go<&RegistryDriver::login>(c, "login", credential);
     }
+    std::string referrers(const Call &c, const RegistryReference &ref, const std::string &artifact_type,
+                          const std::optional<Credential> &credential) override {
+        return go<&RegistryDriver::referrers>(c, "referrers", ref, artifact_type, credential);
+    }
+    std::vector<EndpointLine> status(const Call &c) override {
+        return go<&RegistryDriver::status>(c, "status");
+    }
+    std::vector<EndpointLine> test(const Call &c, const RegistryReference &ref,
+                                   const std::optional<Credential> &credential) override {
+        return go<&RegistryDriver::test>(c, "test", ref, credential);
+    }
 
   private:
     template <auto method, typename... A> auto go(const Call &c, const char *operation, A &&...args) {

@@ -262,7 +262,8 @@ void judge_plugin_entry(const struct gantry_plugin_entry &entry, const ElfFacts 
     case GANTRY_KIND_REGISTRY: {
         // Four slots may be NULL: a read-only source neither pushes nor lists nor searches.
         const auto *t = static_cast<const gantry_registry_v1 *>(entry.table);
-        whole = t->struct_size >= sizeof *t && t->handles && t->resolve && t->fetch && t->explain;
+        whole = t->struct_size >= GANTRY_REGISTRY_V1_SIZE_1_0 && t->handles && t->resolve && t->fetch &&
+                t->explain;
         break;
     }
     }

@@ -168,23 +168,50 @@ class RegistryProxy : public RegistryDriver, private ProxyBase {
     }
 
     std::vector<EndpointLine> explain(const Call &call, const RegistryReference &ref) override {
-        using Into = Collect<RegistryProxy, std::vector<EndpointLine>>;
+        const gantry_reference raw = detail::to_c(ref);
+        return lines(call, {"explain ", ref.registry},
+                     [&](auto *c, auto *sink) { return t().explain(driver(), c, &raw, sink); });
+    }
+
+    std::string referrers(const Call &call, const RegistryReference &ref, const std::string &artifact_type,
+                          const std::optional<Credential> &credential) override {
+        if (!GANTRY_HAS(&t(), referrers) || !t().referrers)
+            return RegistryDriver::referrers(call, ref, artifact_type, credential);
+        using Into = Collect<RegistryProxy, std::string>;
         Into into{this};
-        auto sink = sink_for<gantry_endpoint_line_sink>(&into);
-        sink.add = [](void *ctx, const gantry_endpoint_line *raw) {
+        auto sink = sink_for<gantry_byte_sink>(&into);
+        sink.write = [](void *ctx, const void *data, size_t size) {
             return Into::run(ctx, [&](Into &c) {
-                const gantry_endpoint_line &l = c.self->whole(raw, "endpoint line");
-                if (c.out.size() >= 10000) c.self->fail("names too many endpoints");
-                c.out.push_back({c.self->required(l.url, "URL"), detail::text(l.role), detail::text(l.state),
-                                 detail::text(l.reason), l.can_pull != 0, l.can_resolve != 0,
-                                 l.can_push != 0});
+                if (size > kManifestLimit - c.out.size())
+                    throw Error(ErrorClass::kInvalidArgument, "read referrers: larger than 4 MiB");
+                if (size && !data) c.self->fail("handed over no data");
+                c.out.append(static_cast<const char *>(data), size);
             });
         };
         const gantry_reference raw = detail::to_c(ref);
+        const CredentialToC cred(credential);
         invoke(
-            call, {"explain ", ref.registry}, [&](auto *c) { return t().explain(driver(), c, &raw, &sink); },
+            call, {"list referrers of ", ref.repository},
+            [&](auto *c) {
+                return t().referrers(driver(), c, &raw, artifact_type.c_str(), cred.pointer, &sink);
+            },
             &into.caught);
         return std::move(into.out);
+    }
+
+    std::vector<EndpointLine> status(const Call &call) override {
+        if (!GANTRY_HAS(&t(), status) || !t().status) return RegistryDriver::status(call);
+        return lines(call, {"list endpoints", ""},
+                     [&](auto *c, auto *sink) { return t().status(driver(), c, sink); });
+    }
+
+    std::vector<EndpointLine> test(const Call &call, const RegistryReference &ref,
+                                   const std::optional<Credential> &credential) override {
+        if (!GANTRY_HAS(&t(), test) || !t().test) return RegistryDriver::test(call, ref, credential);
+        const gantry_reference raw = detail::to_c(ref);
+        const CredentialToC cred(credential);
+        return lines(call, {"test endpoints of ", ref.registry},
+                     [&](auto *c, auto *sink) { return t().test(driver(), c, &raw, cred.pointer, sink); });
     }
 
     std::string login(const Call &call, const Credential &credential) override {
@@ -199,6 +226,25 @@ class RegistryProxy : public RegistryDriver, private ProxyBase {
   private:
     template <typename Self, typename Out> friend struct Collect;
     const gantry_registry_v1 &t() const { return table<gantry_registry_v1>(); }
+
+    template <typename F>
+    std::vector<EndpointLine> lines(const Call &call, const Doing &doing, F &&work) const {
+        using Into = Collect<RegistryProxy, std::vector<EndpointLine>>;
+        Into into{this};
+        auto sink = sink_for<gantry_endpoint_line_sink>(&into);
+        sink.add = [](void *ctx, const gantry_endpoint_line *raw) {
+            return Into::run(ctx, [&](Into &c) {
+                if (!raw || raw->struct_size < GANTRY_ENDPOINT_LINE_SIZE_1_0)
+                    c.self->fail("handed over no whole endpoint line");
+                if (c.out.size() >= 10000) c.self->fail("names too many endpoints");
+                c.self->required(raw->url, "URL");
+                c.out.push_back(detail::from_c(*raw));
+            });
+        };
+        invoke(
+            call, doing, [&](auto *c) { return work(c, &sink); }, &into.caught);
+        return std::move(into.out);
+    }
 
     template <typename F>
     std::vector<std::string> strings(const Call &call, const Doing &doing, F &&work) const {

@@ -206,7 +206,8 @@ template <typename A> void fields(A &a, SearchResult &v) {
     all(a, v.name, v.description, v.stars, v.official, v.automated);
 }
 template <typename A> void fields(A &a, EndpointLine &v) {
-    all(a, v.url, v.role, v.state, v.reason, v.can_pull, v.can_resolve, v.can_push);
+    all(a, v.url, v.role, v.state, v.reason, v.can_pull, v.can_resolve, v.can_push, v.registry, v.latency_ns,
+        v.bytes_per_second, v.bytes_served, v.successes, v.failures, v.resting_ns);
 }
 
 /// Options of a driver.

@@ -106,8 +106,8 @@ class RegistryBench : public Bench {
         } text;
         gantry_endpoint_line_sink sink{sizeof sink, 0, &text,
                                        [](void *ctx, const gantry_endpoint_line *line) -> gantry_status {
-                                           if (!line || line->struct_size < sizeof *line || !line->url ||
-                                               !line->role || !line->state || !line->reason)
+                                           if (!line || line->struct_size < GANTRY_ENDPOINT_LINE_SIZE_1_0 ||
+                                               !line->url || !line->role || !line->state || !line->reason)
                                                return GANTRY_INTERNAL;
                                            auto &to = *static_cast<Text *>(ctx);
                                            to.all += std::string(line->url) + " " + line->role + " " +

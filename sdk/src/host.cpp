@@ -118,6 +118,17 @@ Host::Output Host::run(const Call &call, const std::vector<std::string> &argv,
     return output;
 }
 
+UniqueFd Host::open_blob(const Call &call, const std::string &digest, uint64_t &size) const {
+    const gantry_host &host = usable(raw_, "open blob");
+    if (!GANTRY_HAS(raw_, blob_open) || !host.blob_open) unsupported("open blob");
+    int32_t fd = -1;
+    detail::SubCall sub(call.raw());
+    const gantry_status status = host.blob_open(host.ctx, sub.raw(), digest.c_str(), &fd, &size);
+    UniqueFd out(fd);
+    sub.check(status, "open blob " + digest);
+    return out;
+}
+
 void Host::count(const char *name, int64_t delta) const noexcept {
     if (GANTRY_HAS(raw_, count) && raw_->count) raw_->count(raw_->ctx, name, delta);
 }

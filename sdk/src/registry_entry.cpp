@@ -86,22 +86,16 @@ gantry_status search(gantry_driver *driver, const gantry_call *call, const char 
     });
 }
 
+void hand_over(const std::vector<EndpointLine> &lines, const gantry_endpoint_line_sink *sink) {
+    for (const EndpointLine &line : lines) {
+        const gantry_endpoint_line raw = to_c(line);
+        check_sink(sink->add(sink->ctx, &raw));
+    }
+}
+
 gantry_status explain(gantry_driver *driver, const gantry_call *call, const gantry_reference *ref,
                       const gantry_endpoint_line_sink *sink) {
-    return guard(call, [&] {
-        for (const EndpointLine &line : of(driver).explain(Call(call), from_c(*ref))) {
-            gantry_endpoint_line raw{};
-            raw.struct_size = sizeof raw;
-            raw.can_pull = line.can_pull;
-            raw.can_resolve = line.can_resolve;
-            raw.can_push = line.can_push;
-            raw.url = line.url.c_str();
-            raw.role = line.role.c_str();
-            raw.state = line.state.c_str();
-            raw.reason = line.reason.c_str();
-            check_sink(sink->add(sink->ctx, &raw));
-        }
-    });
+    return guard(call, [&] { hand_over(of(driver).explain(Call(call), from_c(*ref)), sink); });
 }
 
 gantry_status login(gantry_driver *driver, const gantry_call *call, const gantry_credential *credential,
@@ -112,9 +106,40 @@ gantry_status login(gantry_driver *driver, const gantry_call *call, const gantry
     });
 }
 
+gantry_status referrers(gantry_driver *driver, const gantry_call *call, const gantry_reference *ref,
+                        const char *artifact_type, const gantry_credential *credential,
+                        const gantry_byte_sink *index) {
+    return guard(call, [&] {
+        const std::string bytes =
+            of(driver).referrers(Call(call), from_c(*ref), text(artifact_type), from_c(credential));
+        check_sink(index->write(index->ctx, bytes.data(), bytes.size()));
+    });
+}
+
+gantry_status status(gantry_driver *driver, const gantry_call *call, const gantry_endpoint_line_sink *sink) {
+    return guard(call, [&] { hand_over(of(driver).status(Call(call)), sink); });
+}
+
+gantry_status test(gantry_driver *driver, const gantry_call *call, const gantry_reference *ref,
+                   const gantry_credential *credential, const gantry_endpoint_line_sink *sink) {
+    return guard(call,
+                 [&] { hand_over(of(driver).test(Call(call), from_c(*ref), from_c(credential)), sink); });
+}
+
 } // namespace
 
-const gantry_registry_v1 kRegistryTable = {
-    sizeof(gantry_registry_v1), 0, handles, resolve, fetch, push, tags, search, explain, login};
+const gantry_registry_v1 kRegistryTable = {sizeof(gantry_registry_v1),
+                                           0,
+                                           handles,
+                                           resolve,
+                                           fetch,
+                                           push,
+                                           tags,
+                                           search,
+                                           explain,
+                                           login,
+                                           referrers,
+                                           status,
+                                           test};
 
 } // namespace gantry::detail

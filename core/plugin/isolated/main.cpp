@@ -234,7 +234,10 @@ Handler handler_of(const std::string &operation, bool storage) {
         {"tags", serve<&RegistryDriver::tags>},
         {"search", serve<&RegistryDriver::search>},
         {"explain", serve<&RegistryDriver::explain>},
-        {"login", serve<&RegistryDriver::login>}};
+        {"login", serve<&RegistryDriver::login>},
+        {"referrers", serve<&RegistryDriver::referrers>},
+        {"status", serve<&RegistryDriver::status>},
+        {"test", serve<&RegistryDriver::test>}};
     if (operation == "caps") return storage ? serve<&StorageDriver::caps> : serve<&NetworkDriver::caps>;
     const auto found = handlers.find(operation);
     if (found == handlers.end())

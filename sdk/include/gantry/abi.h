@@ -34,7 +34,7 @@ extern "C" {
 #endif
 
 #define GANTRY_ABI_MAJOR 1u
-#define GANTRY_ABI_MINOR 0u
+#define GANTRY_ABI_MINOR 1u
 
 /* First eight bytes of the entry, for ever. */
 #define GANTRY_PLUGIN_MAGIC "GANTRY\x01\n"
@@ -213,6 +213,13 @@ typedef struct gantry_host {
     void (*count)(void *ctx, const char *name, int64_t delta);
     /* [any] Sets a gauge of such a name. Cheap, lock-free. */
     void (*gauge)(void *ctx, const char *name, int64_t value);
+
+    /* ABI 1.1. [any] Opens a blob that the engine keeps whole and verified. *fd is read-only and becomes
+     * the plugin's [fd taken, CLOEXEC]; *size is the blob's, in bytes. GANTRY_NOT_FOUND: the engine has not
+     * got it (layers are kept only with storage.retain_blobs); GANTRY_UNSUPPORTED: this host keeps no
+     * blobs. */
+    gantry_status (*blob_open)(void *ctx, const gantry_call *call, const char *digest, int32_t *fd,
+                               uint64_t *size);
 } gantry_host;
 
 /* ---- what a plugin is ---- */

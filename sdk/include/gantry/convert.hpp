@@ -155,6 +155,44 @@ inline gantry_credential to_c(const Credential &c) {
             c.password.c_str(),        c.identity_token.c_str(),
             c.registry_token.c_str()};
 }
+inline EndpointLine from_c(const gantry_endpoint_line &l) {
+    EndpointLine out;
+    out.url = text(l.url);
+    out.role = text(l.role);
+    out.state = text(l.state);
+    out.reason = text(l.reason);
+    out.can_pull = l.can_pull != 0;
+    out.can_resolve = l.can_resolve != 0;
+    out.can_push = l.can_push != 0;
+    if (!GANTRY_HAS(&l, resting_ns)) return out; // ABI 1.0
+    out.registry = text(l.registry);
+    out.latency_ns = l.latency_ns;
+    out.bytes_per_second = l.bytes_per_second;
+    out.bytes_served = l.bytes_served;
+    out.successes = l.successes;
+    out.failures = l.failures;
+    out.resting_ns = l.resting_ns;
+    return out;
+}
+inline gantry_endpoint_line to_c(const EndpointLine &l) {
+    gantry_endpoint_line raw{};
+    raw.struct_size = sizeof raw;
+    raw.can_pull = l.can_pull;
+    raw.can_resolve = l.can_resolve;
+    raw.can_push = l.can_push;
+    raw.url = l.url.c_str();
+    raw.role = l.role.c_str();
+    raw.state = l.state.c_str();
+    raw.reason = l.reason.c_str();
+    raw.registry = l.registry.c_str();
+    raw.latency_ns = l.latency_ns;
+    raw.bytes_per_second = l.bytes_per_second;
+    raw.bytes_served = l.bytes_served;
+    raw.successes = l.successes;
+    raw.failures = l.failures;
+    raw.resting_ns = l.resting_ns;
+    return raw;
+}
 inline Descriptor from_c(const gantry_descriptor &d) {
     return {text(d.media_type), text(d.digest), d.size, text(d.endpoint)};
 }

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <gantry/call.hpp>
+#include <gantry/fd.hpp>
 #include <gantry/network.hpp>
 #include <gantry/registry.hpp>
 #include <gantry/storage.hpp>
@@ -55,6 +56,8 @@ class Host {
         std::string out, err; // at most 1 MiB each
     };
     Output run(const Call &call, const std::vector<std::string> &argv, const std::string &input = {}) const;
+    /// A whole, verified blob of the engine's; `size` becomes its bytes. kNotFound, kUnsupported.
+    UniqueFd open_blob(const Call &call, const std::string &digest, uint64_t &size) const;
     void count(const char *name, int64_t delta) const noexcept;
     void gauge(const char *name, int64_t value) const noexcept;
 

@@ -108,6 +108,14 @@ typedef struct gantry_endpoint_line {
     const char *role;   /* "mirror" or "origin" */
     const char *state;  /* "ok", "unknown", "resting until ...", "blocked" */
     const char *reason; /* why it stands here, e.g. "[registry.oci.hosts.\"docker.io\"] mirrors[0]" */
+    /* ABI 1.1: what the driver remembers of it. */
+    const char *registry;      /* whose endpoint it is: "docker.io", "*" for any; "" or NULL: as asked */
+    int64_t latency_ns;        /* until an answer begins; -1 unknown */
+    uint64_t bytes_per_second; /* while blobs came; 0 unknown */
+    uint64_t bytes_served;     /* by this engine, since it was made */
+    uint32_t successes;
+    uint32_t failures;  /* of requests that the endpoint is to blame for */
+    int64_t resting_ns; /* how long it will be asked last; 0: not resting */
 } gantry_endpoint_line;
 
 typedef struct gantry_endpoint_line_sink {
@@ -179,7 +187,32 @@ typedef struct gantry_registry_v1 {
     /* [any] Checks credentials against the registry; *identity_token sink gets a token or nothing. */
     gantry_status (*login)(gantry_driver *driver, const gantry_call *call,
                            const gantry_credential *credential, const gantry_string_sink *token);
+
+    /* ABI 1.1 from here on. */
+
+    /* [any] May be NULL. The manifests that refer to `ref`, which has a digest: an OCI image index as
+     * served (at most 4 MiB), of `artifact_type` alone unless that is "". Not verified, and from any
+     * endpoint: a signature proves itself. GANTRY_NOT_FOUND or GANTRY_UNSUPPORTED: no endpoint has such
+     * a list. */
+    gantry_status (*referrers)(gantry_driver *driver, const gantry_call *call, const gantry_reference *ref,
+                               const char *artifact_type, const gantry_credential *credential,
+                               const gantry_byte_sink *index);
+
+    /* [any] May be NULL. Every endpoint that is configured or was met, with what is remembered of it.
+     * No network. */
+    gantry_status (*status)(gantry_driver *driver, const gantry_call *call,
+                            const gantry_endpoint_line_sink *sink);
+
+    /* [any] May be NULL. Asks each endpoint of the reference's registry now, whatever its state, and
+     * reports what it found; with a repository and a tag or digest it reads a little of it to measure the
+     * speed. An endpoint that fails is a line that says so, not a failure of the call. */
+    gantry_status (*test)(gantry_driver *driver, const gantry_call *call, const gantry_reference *ref,
+                          const gantry_credential *credential, const gantry_endpoint_line_sink *sink);
 } gantry_registry_v1;
+
+/* Sizes of the first release: what every host and plugin of ABI 1 may count on. */
+#define GANTRY_ENDPOINT_LINE_SIZE_1_0 offsetof(gantry_endpoint_line, registry)
+#define GANTRY_REGISTRY_V1_SIZE_1_0 offsetof(gantry_registry_v1, referrers)
 
 #ifdef __cplusplus
 }

@@ -53,6 +53,11 @@ struct Push {
 struct EndpointLine {
     std::string url, role, state, reason;
     bool can_pull = false, can_resolve = false, can_push = false;
+    std::string registry = {}; // whose endpoint it is; "": as asked
+    int64_t latency_ns = -1;   // -1: unknown
+    uint64_t bytes_per_second = 0, bytes_served = 0;
+    uint32_t successes = 0, failures = 0;
+    int64_t resting_ns = 0;
 };
 
 struct SearchResult {
@@ -84,6 +89,15 @@ class RegistryDriver {
     virtual std::vector<EndpointLine> explain(const Call &call, const RegistryReference &ref) = 0;
     virtual std::string login(const Call &, const Credential &) {
         throw Error(ErrorClass::kUnsupported, "log in: this registry driver cannot");
+    }
+    virtual std::string referrers(const Call &, const RegistryReference &,
+                                  const std::string & /*artifact_type*/, const std::optional<Credential> &) {
+        throw Error(ErrorClass::kUnsupported, "list referrers: this registry driver cannot");
+    }
+    virtual std::vector<EndpointLine> status(const Call &) { return {}; }
+    virtual std::vector<EndpointLine> test(const Call &, const RegistryReference &,
+                                           const std::optional<Credential> &) {
+        throw Error(ErrorClass::kUnsupported, "test endpoints: this registry driver cannot");
     }
 };
 

@@ -7,6 +7,10 @@
 #define OFFSET(type, field, at) static_assert(offsetof(struct type, field) == (at), #type "." #field);
 #define SIZE(type, size) static_assert(sizeof(struct type) >= (size), #type);
 #include "abi_1_0.inc"
+#include "abi_1_1.inc"
+
+static_assert(GANTRY_ENDPOINT_LINE_SIZE_1_0 == 48 && GANTRY_REGISTRY_V1_SIZE_1_0 == 72,
+              "sizes of 1.0 are fixed");
 
 static_assert(GANTRY_INTERNAL == 12 && GANTRY_DATA_LOSS == 9, "status classes are fixed");
 static_assert(GANTRY_TYPE_MAP == 9 && GANTRY_KIND_REGISTRY == 3, "types and kinds are fixed");

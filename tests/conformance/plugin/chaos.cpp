@@ -238,6 +238,20 @@ class ChaosDriver : public RegistryDriver {
         c_.here("login");
         return credential.username;
     }
+    std::string referrers(const Call &, const RegistryReference &, const std::string &artifact_type,
+                          const std::optional<Credential> &) override {
+        c_.here("referrers");
+        return artifact_type;
+    }
+    std::vector<EndpointLine> status(const Call &) override {
+        c_.here("status");
+        return {{"http://x", "origin", "ok", "", true, true, true, "r", 5, 6, 7, 8, 9, 10}};
+    }
+    std::vector<EndpointLine> test(const Call &, const RegistryReference &ref,
+                                   const std::optional<Credential> &) override {
+        c_.here("test");
+        return {{"http://x", "origin", ref.registry, ""}};
+    }
 
   private:
     Chaos c_;

@@ -115,6 +115,15 @@ class Hostile : public RegistryDriver {
     }
     std::vector<EndpointLine> explain(const Call &, const RegistryReference &) override { t_.go(); }
     std::string login(const Call &, const Credential &) override { t_.go(); }
+    std::string referrers(const Call &, const RegistryReference &, const std::string &,
+                          const std::optional<Credential> &) override {
+        t_.go();
+    }
+    std::vector<EndpointLine> status(const Call &) override { t_.go(); }
+    std::vector<EndpointLine> test(const Call &, const RegistryReference &,
+                                   const std::optional<Credential> &) override {
+        t_.go();
+    }
 
   private:
     Thrower t_;

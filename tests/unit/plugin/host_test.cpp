@@ -396,7 +396,10 @@ TEST_P(Hostile, NothingCrossesFromAnyVirtual) {
         [&] { registry->tags(c, {}, {}); },
         [&] { registry->search(c, "r", "t", 1, {}); },
         [&] { registry->explain(c, {}); },
-        [&] { registry->login(c, {}); }};
+        [&] { registry->login(c, {}); },
+        [&] { registry->referrers(c, {}, "", {}); },
+        [&] { registry->status(c); },
+        [&] { registry->test(c, {}, {}); }};
     for (size_t i = 0; i < calls.size(); ++i)
         EXPECT_EQ(error_of(calls[i]).error_class(), expected) << i;
     // From the factory too.

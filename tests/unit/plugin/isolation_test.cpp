@@ -226,6 +226,13 @@ TEST_F(Isolation, RegistryStreamsBothWays) {
     EXPECT_EQ(d->explain(call(), {}).at(0).reason, "why");
     credential.username = "u";
     EXPECT_EQ(d->login(call(), credential), "u");
+    EXPECT_EQ(d->referrers(call(), {}, "type", {}), "type");
+    const EndpointLine line = d->status(call()).at(0);
+    EXPECT_EQ(line.registry, "r");
+    EXPECT_EQ(line.latency_ns, 5);
+    EXPECT_EQ(line.bytes_per_second, 6u);
+    EXPECT_EQ(line.resting_ns, 10);
+    EXPECT_EQ(d->test(call(), {"reg", "", "", ""}, {}).at(0).state, "reg");
 }
 
 TEST_F(Isolation, EveryDeathEndsItsCallAndNoMore) {

@@ -67,7 +67,10 @@ std::map<std::string, std::function<void(PluginHost &)>> operations(const std::s
             {"tags", [](PluginHost &h) { h.registry()->tags(c, {}, {}); }},
             {"search", [](PluginHost &h) { h.registry()->search(c, "r", "t", 1, {}); }},
             {"explain", [](PluginHost &h) { h.registry()->explain(c, {}); }},
-            {"login", [](PluginHost &h) { h.registry()->login(c, {}); }}};
+            {"login", [](PluginHost &h) { h.registry()->login(c, {}); }},
+            {"referrers", [](PluginHost &h) { h.registry()->referrers(c, {}, "", {}); }},
+            {"status", [](PluginHost &h) { h.registry()->status(c); }},
+            {"test", [](PluginHost &h) { h.registry()->test(c, {}, {}); }}};
 }
 
 class Misbehaviour : public testing::Test {
