@@ -53,6 +53,8 @@ struct RegistryConfig {
     std::string driver = "oci";
     std::string default_registry = "docker.io";
     uint32_t max_parallel_downloads = 4;
+    /// What names without a registry stand for, longest key first: "redis" or "internal/*".
+    std::vector<std::pair<std::string, std::string>> short_names;
 };
 
 /// A pinned plugin file: [plugins."libX.so"] sha256 = "...".
@@ -64,6 +66,36 @@ struct PluginPin {
 struct Origin {
     std::string source; // file path, "default" or "flag"
     uint32_t line = 0, column = 0;
+};
+
+/// What an image must bring before a name may stand for it.
+enum class TrustRequire { kAccept, kDigest, kSignature, kRefuse };
+/// How far the name in a signature must agree with the name that was asked for.
+enum class TrustMatch { kRepository, kExact, kAny };
+
+struct TrustKey {
+    std::string file; // PEM, one public key or several
+    Origin origin;
+};
+
+/// [trust.rules."PATTERN"]; [trust] itself is the rule of all other names.
+struct TrustRule {
+    std::string pattern; // as written; "" for [trust] itself
+    Origin origin;
+    /// The pattern's parts. host "" is any, ".example.com" all hosts below it; repository "" is all,
+    /// with `below` all repositories beneath it and not the one itself.
+    std::string host, repository;
+    bool below = false;
+    TrustRequire require = TrustRequire::kAccept;
+    std::vector<TrustKey> keys;
+    uint32_t threshold = 1; // different keys that must have signed
+    TrustMatch match = TrustMatch::kRepository;
+    std::string reason; // for people who are refused
+};
+
+struct TrustConfig {
+    TrustRule fallback;
+    std::vector<TrustRule> rules; // the most specific first
 };
 
 /// "key = value" for `config show`.
@@ -116,6 +148,7 @@ class EngineSettings {
     virtual const StorageConfig &storage() const = 0;
     virtual const NetworkConfig &network() const = 0;
     virtual const RegistryConfig &registry() const = 0;
+    virtual const TrustConfig &trust() const = 0;
     virtual const std::vector<PluginPin> &pins() const = 0;
 
     /// Judges all driver tables against the schemas of the drivers found. A table of a driver that no

@@ -1,5 +1,6 @@
 // The engine's options as schemas, read from gantry.toml, conf.d and flags into the typed structs.
 #include "core/config/judge.h"
+#include "core/config/names.h"
 
 #include "core/base/files.h"
 
@@ -64,6 +65,9 @@ constexpr gantry_option kRegistry[] = {
     option_string("driver", "\"oci\"", "driver of registries"),
     option_string("default", "\"docker.io\"", "registry of references that name none"),
     option_int("max_parallel_downloads", "4", 1, 64, "layers of one image fetched at once"),
+    option_map("short_names", &kText,
+               "what names without a registry stand for: { redis = \"quay.io/redis/redis\", "
+               "\"internal/*\" = \"registry.corp/internal/*\" }"),
 };
 // In every driver's table, beside the driver's own options.
 constexpr const char *kIsolations[] = {"none", "thread", "process", nullptr};
@@ -81,6 +85,31 @@ constexpr gantry_option kHosting[] = {
     option_map("call_timeouts", &kTimeout, "the same for single operations by name, e.g. { list = \"5s\" }"),
 };
 constexpr const char *kBundledDrivers[] = {"overlay", "btrfs", "aufs", "vfs", "bridge", "oci"};
+
+constexpr const char *kRequires[] = {"accept", "digest", "signature", "refuse", nullptr};
+constexpr const char *kMatches[] = {"repository", "exact", "any", nullptr};
+constexpr const char *kMatchDoc =
+    "what a signature must have been made for: the same repository, exactly the "
+    "name asked for, or any name";
+constexpr gantry_option kRuleKeys[] = {
+    option_string("require", nullptr, "what images of these names must have", kRequires,
+                  GANTRY_OPTION_REQUIRED),
+    option_list("keys", "[]", &kText, "public keys in PEM files (ECDSA P-256, Ed25519); empty: trust.keys"),
+    option_int("threshold", "1", 1, 64, "number of different keys that must have signed"),
+    option_string("match", "\"repository\"", kMatchDoc, kMatches),
+    option_string("reason", "\"\"", "told to whom is refused"),
+};
+constexpr gantry_option kRule = option_table("", kRuleKeys, std::size(kRuleKeys), "one rule", "require");
+constexpr gantry_option kTrust[] = {
+    option_string("default", "\"accept\"", "what images must have whose name no rule matches", kRequires),
+    option_list("keys", "[]", &kText, "public keys for the default, and for rules without keys of their own"),
+    option_int("threshold", "1", 1, 64, "number of different keys that must have signed, for the default"),
+    option_string("match", "\"repository\"", kMatchDoc, kMatches),
+    option_string("reason", "\"\"", "told to whom is refused by the default"),
+    option_map("rules", &kRule,
+               "rules by name: \"*\", \"REGISTRY\", \"*.DOMAIN\", \"REGISTRY/REPOSITORY\", "
+               "\"REGISTRY/PATH/*\"; the most specific one counts"),
+};
 
 constexpr gantry_option kPinKeys[] = {
     option_string("sha256", nullptr, "digest that the file must have", nullptr, GANTRY_OPTION_REQUIRED),
@@ -102,6 +131,7 @@ constexpr Section kSections[] = {
      GANTRY_KIND_NETWORK},
     {"registry", "Registries; [registry.NAME] configures a driver.", kRegistry, std::size(kRegistry),
      GANTRY_KIND_REGISTRY},
+    {"trust", "What images must have before they are let in.", kTrust, std::size(kTrust), gantry_kind(0)},
 };
 const char *section_of(gantry_kind kind) {
     for (const Section &s : kSections)
@@ -143,6 +173,7 @@ class Loaded : public EngineSettings {
     const StorageConfig &storage() const override { return storage_; }
     const NetworkConfig &network() const override { return network_; }
     const RegistryConfig &registry() const override { return registry_; }
+    const TrustConfig &trust() const override { return trust_; }
     const std::vector<PluginPin> &pins() const override { return pins_; }
 
     std::vector<std::string> validate(const std::vector<DriverSchema> &schemas) const override {
@@ -412,6 +443,12 @@ class Loaded : public EngineSettings {
         registry_.driver = r.string("driver");
         registry_.default_registry = r.string("default");
         registry_.max_parallel_downloads = static_cast<uint32_t>(r.integer("max_parallel_downloads"));
+        const Node *registry = section_node("registry");
+        const Node::Entry *shorts = registry ? registry->find("short_names") : nullptr;
+        registry_.short_names =
+            judge_short_names(r.has("short_names") ? r.child("short_names") : Config(nullptr),
+                              shorts ? &shorts->value : nullptr);
+        trust_ = judge_trust(Config(&values[4]), section_node("trust"));
         fill_pins();
     }
 
@@ -452,6 +489,7 @@ class Loaded : public EngineSettings {
     StorageConfig storage_;
     NetworkConfig network_;
     RegistryConfig registry_;
+    TrustConfig trust_;
     std::vector<PluginPin> pins_;
 };
 
