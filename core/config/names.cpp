@@ -101,9 +101,9 @@ void take_apart(TrustRule &rule) {
         refuse("rules are for repositories, not for tags or digests");
     if (!is_repository(rule.repository)) refuse("'" + rule.repository + "' is no repository");
     if (rule.host == "docker.io" && !rule.below && rule.repository.find('/') == std::string::npos)
-        refuse("no image of Docker Hub is called so",
-               "docker.io/library/" + rule.repository + " is one image, docker.io/" + rule.repository +
-                   "/* are all of a user");
+        refuse("no image of Docker Hub is called so", "docker.io/library/" + rule.repository +
+                                                          " is one image, docker.io/" + rule.repository +
+                                                          "/* are all of a user");
 }
 
 /// The host counts more than the path, an exact name more than what is below it.
@@ -176,8 +176,7 @@ std::vector<std::pair<std::string, std::string>> judge_short_names(const Config 
             throw config_error(place_of(table, key),
                                path + " must be REGISTRY/REPOSITORY without tag, not '" + value + "'");
         if (below != to_below)
-            throw config_error(place_of(table, key),
-                               path + ": either both sides end in /* or none of them");
+            throw config_error(place_of(table, key), path + ": either both sides end in /* or none of them");
         out.emplace_back(key, value);
     }
     // An exact name counts more than what is below a path, a longer path more than a shorter one.
@@ -205,8 +204,8 @@ TrustConfig judge_trust(const Config &trust, const Node *section) {
         want_keys(rule, "trust.rules." + quote(rule.pattern));
         for (const TrustRule &other : out.rules)
             if (other.host == rule.host && other.repository == rule.repository && other.below == rule.below)
-                throw config_error(rule.origin, "trust.rules." + quote(rule.pattern) +
-                                                    " says the same as " + quote(other.pattern));
+                throw config_error(rule.origin, "trust.rules." + quote(rule.pattern) + " says the same as " +
+                                                    quote(other.pattern));
         out.rules.push_back(std::move(rule));
     }
     std::sort(out.rules.begin(), out.rules.end(), more_specific);

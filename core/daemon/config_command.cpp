@@ -4,6 +4,7 @@
 
 #include "core/base/files.h"
 #include "core/config/config.h"
+#include "core/image/trust.h"
 #include "core/plugin/host.h"
 
 #include <gantry/error.hpp>
@@ -81,6 +82,7 @@ int run(const Request &request) {
     if (request.verb == "check") {
         for (const std::string &notice : notices)
             fprintf(stderr, "notice: %s\n", notice.c_str());
+        const TrustPolicy readable(settings->trust()); // keys that are missing or no keys
         puts("configuration ok");
         return 0;
     }

@@ -13,6 +13,7 @@
 #include "core/content/content.h"
 #include "core/events/events.h"
 #include "core/image/images.h"
+#include "core/image/trust.h"
 #include "core/layer/layers.h"
 #include "core/layer/migrate.h"
 #include "core/network/networks.h"
@@ -192,6 +193,7 @@ int check(const EngineSettings &settings) {
     PluginHost plugins(settings, nullptr);
     for (const std::string &notice : settings.validate(plugins.schemas()))
         fprintf(stderr, "notice: %s\n", notice.c_str());
+    const TrustPolicy readable(settings.trust());
     puts("configuration ok");
     return 0;
 }
@@ -249,6 +251,7 @@ char **program_arguments = nullptr;
 
 End serve(const std::shared_ptr<const EngineSettings> &settings) {
     const EngineConfig &config = settings->engine();
+    const auto trust = std::make_shared<const TrustPolicy>(settings->trust());
     make_state_directories(config);
     const UniqueFd lock = api::lock_engine(config.run);
     // From here on no other engine works on this state.
@@ -266,7 +269,7 @@ End serve(const std::shared_ptr<const EngineSettings> &settings) {
     Layers layers(db, storage, plugins.storage_name(), settings->storage().durable,
                   config.root + "/layer-records");
     Images images(db, content, layers, registry, events, settings->registry(),
-                  settings->storage().retain_blobs, settings->storage().max_parallel_unpack);
+                  settings->storage().retain_blobs, settings->storage().max_parallel_unpack, trust);
     Networks networks(db, network, plugins.network_name(), events);
     Volumes volumes(db, events, config.root);
     const std::string id = engine_id(db);

@@ -121,7 +121,7 @@ std::string Images::Impl::find(const std::string &name, bool *by_id) const {
     if (!prefixed) {
         std::optional<ImageReference> ref;
         try {
-            ref = parse_reference(name, config.default_registry, true);
+            ref = parse_reference(name, config, true);
         } catch (const Error &) { // still may be an id
             if (!hex_only) throw;
         }
@@ -181,6 +181,15 @@ std::vector<ImageReference> Images::Impl::names(const std::string &id) const {
     return out;
 }
 
+std::string Images::Impl::shown(const ImageReference &ref) const {
+    const std::string familiar = ref.familiar();
+    if (ref.registry != "docker.io") return familiar;
+    if (config.default_registry == "docker.io" && config.short_names.empty()) return familiar;
+    const ImageReference meant = parse_reference(familiar, config, false);
+    const bool same = meant.registry == ref.registry && meant.repository == ref.repository;
+    return same ? familiar : ref.full();
+}
+
 ImageInfo Images::Impl::load(const std::string &id) const {
     Row row;
     int64_t tagged = 0;
@@ -204,7 +213,7 @@ ImageInfo Images::Impl::load(const std::string &id) const {
     out.created_ns = row.created;
     out.tagged_ns = tagged;
     for (const auto &ref : names(id))
-        (ref.tag.empty() ? out.repo_digests : out.repo_tags).push_back(ref.familiar());
+        (ref.tag.empty() ? out.repo_digests : out.repo_tags).push_back(shown(ref));
     return out;
 }
 
@@ -263,7 +272,8 @@ void Images::Impl::publish(const char *action, const std::string &id, const std:
 }
 
 Images::Images(Db &db, ContentStore &content, Layers &layers, std::shared_ptr<RegistryDriver> registry,
-               Events &events, const RegistryConfig &config, bool retain_blobs, uint32_t max_unpack)
+               Events &events, const RegistryConfig &config, bool retain_blobs, uint32_t max_unpack,
+               std::shared_ptr<const TrustPolicy> trust)
     : impl_(new Impl{db,
                      content,
                      layers,
@@ -277,7 +287,9 @@ Images::Images(Db &db, ContentStore &content, Layers &layers, std::shared_ptr<Re
                      {},
                      0,
                      false,
-                     false}) {}
+                     false}) {
+    impl_->trust = trust ? std::move(trust) : std::make_shared<const TrustPolicy>(TrustConfig());
+}
 
 Images::~Images() = default;
 

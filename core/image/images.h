@@ -21,6 +21,8 @@ class ContentStore;
 class Db;
 class Events;
 class Layers;
+class TrustPolicy;
+struct TrustReport;
 
 /// A parsed reference. familiar() is what Docker shows: "nginx:1.25" for docker.io/library/nginx:1.25.
 struct ImageReference {
@@ -33,6 +35,8 @@ struct ImageReference {
 /// ":latest". Throws kInvalidArgument "invalid reference format".
 ImageReference parse_reference(const std::string &text, const std::string &default_registry,
                                bool default_tag);
+/// What people wrote: names without a registry are looked up among the short names first.
+ImageReference parse_reference(const std::string &text, const RegistryConfig &config, bool default_tag);
 
 struct HealthcheckConfig {
     std::vector<std::string> test;
@@ -95,11 +99,20 @@ struct ImageCommit {
     std::optional<ImageReference> ref;
 };
 
+/// gantry image verify.
+struct ImageVerification {
+    std::string name;                                           // an image that is here, or a reference
+    std::vector<std::pair<std::string, std::string>> keys = {}; // name and PEM; none: those of the rule
+    TrustMatch match = TrustMatch::kRepository;                 // with keys
+    std::optional<Credential> credential = {};
+};
+
 /// Thread-safe.
 class Images {
   public:
     Images(Db &db, ContentStore &content, Layers &layers, std::shared_ptr<RegistryDriver> registry,
-           Events &events, const RegistryConfig &config, bool retain_blobs, uint32_t max_unpack);
+           Events &events, const RegistryConfig &config, bool retain_blobs, uint32_t max_unpack,
+           std::shared_ptr<const TrustPolicy> trust = nullptr); // nullptr: everything is accepted
     ~Images();
 
     /// Pulls one reference (all tags when it has neither tag nor digest and `all_tags`).
@@ -122,6 +135,10 @@ class Images {
                        const CancelSource &cancel);
     /// Makes an image of a container's changes: one new layer that holds them alone. Returns its id.
     std::string commit(const ImageCommit &what, const CancelSource &cancel);
+    /// Judges an image by the rule of its name, or by keys: one that is here by the digest it was pulled
+    /// with, else what its registry has now. Asks for signatures in any case; changes nothing.
+    TrustReport verify(const ImageVerification &what, const CancelSource &cancel) const;
+    const TrustPolicy &trust() const;
     void mark_used(const std::string &id);
     const RegistryConfig &config() const;
     void recover();

@@ -4,6 +4,7 @@
 
 #include "core/image/images.h"
 #include "core/image/manifest.h"
+#include "core/image/trust.h"
 
 #include <condition_variable>
 #include <mutex>
@@ -77,6 +78,7 @@ struct Images::Impl {
     int at_work = 0;
     bool sweeping = false, sweep_wanted = false;
     PullAudience audience = {};
+    std::shared_ptr<const TrustPolicy> trust = {};
 
     class Work {
       public:
@@ -113,6 +115,16 @@ struct Images::Impl {
     };
     bool commit(const Commit &what);
     void publish(const char *action, const std::string &id, const std::string &name) const;
+
+    /// The short form that Docker shows, unless it means something else here.
+    std::string shown(const ImageReference &ref) const;
+
+    // verify.cpp
+    /// Throws unless the rule of `ref` lets it in: what can be said of the name alone.
+    void admit_name(const ImageReference &ref, const std::string &doing) const;
+    /// The same for what the name means: the index and the manifest chosen from it, or the manifest alone.
+    void admit(const ImageReference &ref, const std::vector<std::string> &digests, const std::string &doing,
+               const std::optional<Credential> &credential, const CancelSource &cancel) const;
 
     // pull.cpp
     std::string pull_one(const ImageReference &ref, const Platform &platform, bool platform_given,

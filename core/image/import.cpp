@@ -41,6 +41,7 @@ std::string Images::import(const std::function<size_t(void *, size_t)> &tar,
     document.diff_id = "sha256:";
     make_import_config(document); // bad changes are refused before a byte is read
 
+    if (ref) impl_->admit(*ref, {}, "import", std::nullopt, cancel);
     const Impl::Work work(*impl_);
     auto making = impl_->layers.begin({}, "");
     CallScope scope(cancelled_by(cancel));

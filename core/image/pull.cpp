@@ -75,6 +75,7 @@ std::string Images::Impl::pull_one(const ImageReference &ref, const Platform &pl
                              config.max_parallel_downloads,
                              max_unpack,
                              retain_blobs};
+    admit_name(ref, "pull"); // nobody is asked about what is refused anyhow
     const Work work(*this);
 
     // What does the name mean?
@@ -102,6 +103,9 @@ std::string Images::Impl::pull_one(const ImageReference &ref, const Platform &pl
         if (manifest.is_index)
             throw Error(ErrorClass::kUnsupported, "pull " + ref.familiar() + ": an index within an index");
     }
+
+    // Is it allowed to? Nothing of it is visible yet, and no layer was asked for.
+    admit(ref, {wanted_digest, manifest_blob.digest}, "pull", credential, cancel);
 
     // The second pull of an image waits here, sees what the first does, and then finds everything done.
     const std::string turn = "image " + manifest_blob.digest;

@@ -139,6 +139,28 @@ ImageReference parse_reference(const std::string &text, const std::string &defau
     return out;
 }
 
+ImageReference parse_reference(const std::string &text, const RegistryConfig &config, bool default_tag) {
+    size_t end = std::min(text.find('@'), text.size());
+    if (const size_t colon = text.substr(0, end).rfind(':');
+        colon != std::string::npos && text.find('/', colon) >= end)
+        end = colon;
+    const std::string name = text.substr(0, end), rest = text.substr(end);
+    const size_t slash = name.find('/');
+    const std::string head = slash == std::string::npos ? "" : name.substr(0, slash);
+    const bool has_registry =
+        head.find_first_of(".:") != std::string::npos || head == "localhost" ||
+        std::any_of(head.begin(), head.end(), [](char c) { return c >= 'A' && c <= 'Z'; });
+    if (!has_registry)
+        for (const auto &[key, value] : config.short_names) { // exact names, then the longest path first
+            const std::string_view path = std::string_view(key).substr(0, key.size() - 1);
+            if (key == name) return parse_reference(value + rest, config.default_registry, default_tag);
+            if (key.ends_with("/*") && name.starts_with(path))
+                return parse_reference(value.substr(0, value.size() - 1) + name.substr(path.size()) + rest,
+                                       config.default_registry, default_tag);
+        }
+    return parse_reference(text, config.default_registry, default_tag);
+}
+
 std::string ImageReference::familiar_name() const {
     if (registry != "docker.io") return registry + "/" + repository;
     if (repository.starts_with("library/") && repository.find('/', 8) == std::string::npos)

@@ -74,7 +74,7 @@ void Images::Impl::drop_name(const ImageReference &ref, const std::string &id, s
         }
     });
     publish("untag", id, id);
-    out.push_back({ref.familiar(), ""});
+    out.push_back({shown(ref), ""});
 }
 
 /// False when something uses it meanwhile.
@@ -139,7 +139,7 @@ std::vector<Deleted> Images::remove(const std::string &name, bool force, bool pr
                         "conflict: unable to remove repository reference \"" + name +
                             "\" (must force) - container " + users.front().id.substr(0, 12) +
                             " is using its referenced image " + short_digest(id));
-        ImageReference ref = parse_reference(name, impl_->config.default_registry, true);
+        ImageReference ref = parse_reference(name, impl_->config, true);
         if (!ref.digest.empty()) ref.tag.clear();
         impl_->drop_name(ref, id, out);
         refs = impl_->names(id);

@@ -119,7 +119,8 @@ redis = "quay.io/redis/redis"
 TEST_F(NamesTest, RefusalsOfShortNamesNameThePlace) {
     const std::pair<const char *, const char *> cases[] = {
         {"\"redis:7\" = \"quay.io/a/b\"", "2:1: registry.short_names.\"redis:7\": the key must be a name"},
-        {"\"quay.io/a\" = \"quay.io/a/b\"", "2:1: registry.short_names.\"quay.io/a\": a name with a registry"},
+        {"\"quay.io/a\" = \"quay.io/a/b\"",
+         "2:1: registry.short_names.\"quay.io/a\": a name with a registry"},
         {"redis = \"redis/redis\"", "2:9: registry.short_names.redis must be REGISTRY/REPOSITORY"},
         {"redis = \"quay.io/a/b:1\"", "2:9: registry.short_names.redis must be REGISTRY/REPOSITORY"},
         {"redis = \"quay.io/a/*\"", "either both sides end in /*"},

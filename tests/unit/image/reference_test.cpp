@@ -106,4 +106,31 @@ TEST(Reference, Messages) {
     EXPECT_EQ(message(std::string(300, 'a')), "repository name must not be more than 255 characters");
 }
 
+TEST(Reference, ShortNamesHaveOneMeaning) {
+    RegistryConfig config;
+    config.short_names = {
+        {"redis", "quay.io/redis/redis"}, {"team/deep/*", "localhost/d/*"}, {"team/*", "r.corp:5000/team/*"}};
+    const std::string digest = "sha256:" + std::string(64, 'a');
+    const std::pair<std::string, std::string> cases[] = {
+        {"redis", "quay.io/redis/redis:latest"},
+        {"redis:7", "quay.io/redis/redis:7"},
+        {"redis@" + digest, "quay.io/redis/redis@" + digest},
+        {"redis:7@" + digest, "quay.io/redis/redis:7@" + digest},
+        {"redis/redis", "docker.io/redis/redis:latest"},
+        {"library/redis", "docker.io/library/redis:latest"},
+        {"docker.io/redis", "docker.io/library/redis:latest"},
+        {"docker.io/library/redis:7", "docker.io/library/redis:7"},
+        {"team/a/b:1", "r.corp:5000/team/a/b:1"},
+        {"team/deep/x", "localhost/d/x:latest"},
+        {"team", "docker.io/library/team:latest"},
+        {"teams/x", "docker.io/teams/x:latest"},
+        {"localhost:5000/redis", "localhost:5000/redis:latest"},
+        {"nginx", "docker.io/library/nginx:latest"}};
+    for (const auto &[text, meaning] : cases)
+        EXPECT_EQ(parse_reference(text, config, true).full(), meaning) << text;
+    EXPECT_EQ(parse_reference("redis", config, false).tag, "");
+    for (const char *bad : {"redis:", "redis@sha256:1", "team/", "team/A", ""})
+        EXPECT_THROW(parse_reference(bad, config, true), Error) << bad;
+}
+
 } // namespace
