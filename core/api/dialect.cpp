@@ -205,4 +205,11 @@ std::optional<Credential> decode_credential(const std::string &header) {
     return out;
 }
 
+std::optional<Credential> credential_for(const std::string &header, const std::string &registry_written,
+                                         const std::string &registry_meant) {
+    auto out = decode_credential(header);
+    if (out && registry_written != registry_meant && out->server != registry_meant) out.reset();
+    return out;
+}
+
 } // namespace gantry::api

@@ -56,5 +56,9 @@ std::string progress_bar(uint64_t current, uint64_t total);
 std::optional<std::string> decode_base64(std::string_view text);
 /// X-Registry-Auth; nullopt for none, {} or junk (dockerd pulls anonymously then, too).
 std::optional<Credential> decode_credential(const std::string &header);
+/// The client chose it by the registry of the name as it was written; when a short name leads to another
+/// one, that must not see it, unless the credential says that it is for there.
+std::optional<Credential> credential_for(const std::string &header, const std::string &registry_written,
+                                         const std::string &registry_meant);
 
 } // namespace gantry::api

@@ -57,6 +57,7 @@ void add_image_routes(Router &router, const Engine &engine);
 void add_network_volume_routes(Router &router, const Engine &engine);
 void add_migrate_routes(Router &router, const Engine &engine);
 void add_check_routes(Router &router, const Engine &engine);
+void add_mirror_routes(Router &router, const Engine &engine);
 void add_gantry_routes(Router &router, const Engine &engine);
 /// What this version does not do yet, with a sentence instead of "page not found".
 void add_refusals(Router &router);

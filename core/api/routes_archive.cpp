@@ -79,7 +79,7 @@ void commit(const Engine &engine, Exchange &x) {
     if (!q.arg("repo").empty()) {
         std::string text = q.arg("repo");
         if (!q.arg("tag").empty()) text += ":" + q.arg("tag");
-        request.ref = parse_reference(text, engine.images->config().default_registry, true);
+        request.ref = parse_reference(text, engine.images->config(), true);
         if (!request.ref->digest.empty())
             throw Error(ErrorClass::kInvalidArgument, "refusing to create a tag with a digest reference");
     }

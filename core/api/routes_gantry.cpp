@@ -3,7 +3,6 @@
 #include "core/api/gate.h"
 #include "core/api/render.h"
 #include "core/container/containers.h"
-#include "core/image/images.h"
 #include "core/plugin/host.h"
 
 #include <gantry/error.hpp>
@@ -120,30 +119,6 @@ void config(const Engine &engine, Exchange &x) {
     reply(x, 200, out);
 }
 
-void explain(const Engine &engine, Exchange &x) {
-    if (x.request.arg("ref").empty())
-        throw Error(ErrorClass::kInvalidArgument, "explain mirrors: ref is needed");
-    const ImageReference ref =
-        parse_reference(x.request.arg("ref"), engine.images->config().default_registry, true);
-    CancelSource cancel;
-    HangupWatch watch(x.connection, cancel);
-    CallScope::Settings settings;
-    settings.cancel = &cancel;
-    settings.timeout_ns = engine.settings->engine().call_timeout_ns;
-    CallScope call(settings);
-    json::array out;
-    for (const EndpointLine &line :
-         engine.plugins->registry()->explain(call, {ref.registry, ref.repository, ref.tag, ref.digest}))
-        out.push_back({{"Url", line.url},
-                       {"Role", line.role},
-                       {"State", line.state},
-                       {"Reason", line.reason},
-                       {"CanPull", line.can_pull},
-                       {"CanResolve", line.can_resolve},
-                       {"CanPush", line.can_push}});
-    reply(x, 200, {{"Reference", ref.full()}, {"Endpoints", std::move(out)}});
-}
-
 void metrics(const Engine &engine, Exchange &x) {
     const Containers::Counts counts = engine.containers->counts();
     std::string out =
@@ -174,7 +149,6 @@ void add_gantry_routes(Router &router, const Engine &e) {
         reply(x, 200, plugin_json(e.plugins->inspect_file(x.request.arg("file"))));
     });
     router.add("GET", "/gantry/v1/config", [&e](Exchange &x) { config(e, x); });
-    router.add("GET", "/gantry/v1/mirror/explain", [&e](Exchange &x) { explain(e, x); });
     router.add("GET", "/gantry/v1/metrics", [&e](Exchange &x) { metrics(e, x); });
 }
 
@@ -217,6 +191,7 @@ std::shared_ptr<const Router> make_router(const Engine &engine) {
     add_image_routes(*router, engine);
     add_network_volume_routes(*router, engine);
     add_gantry_routes(*router, engine);
+    add_mirror_routes(*router, engine);
     add_migrate_routes(*router, engine);
     add_check_routes(*router, engine);
     if (engine.gate) router->guard([&engine](const Request &request) { return engine.gate->enter(request); });

@@ -63,14 +63,22 @@ ImageReference reference_of(const Engine &engine, const std::string &name, const
                             bool default_tag) {
     std::string text = name;
     if (!tag.empty()) text += (tag.find(':') == tag.npos ? ":" : "@") + tag;
-    return parse_reference(text, engine.images->config().default_registry, default_tag);
+    return parse_reference(text, engine.images->config(), default_tag);
+}
+
+/// What the request's credential is worth for `ref`, which was written as `name`.
+std::optional<Credential> credential_of(const Engine &engine, const Exchange &x, const std::string &name,
+                                        const ImageReference &ref) {
+    const std::string &fallback = engine.images->config().default_registry;
+    return credential_for(x.request.header("x-registry-auth"),
+                          parse_reference(name, fallback, false).registry, ref.registry);
 }
 
 void pull(const Engine &engine, Exchange &x) {
     const Request &q = x.request;
     ImageReference ref = reference_of(engine, q.arg("fromImage"), q.arg("tag"), false);
     const bool all_tags = ref.tag.empty() && ref.digest.empty();
-    auto credential = decode_credential(q.header("x-registry-auth"));
+    const auto credential = credential_of(engine, x, q.arg("fromImage"), ref);
     CancelSource cancel;
     HangupWatch watch(x.connection, cancel);
     ProgressStream stream(x, cancel);
@@ -257,7 +265,7 @@ void distribution(const Engine &engine, Exchange &x) {
     std::string body;
     const Descriptor found =
         engine.plugins->registry()->resolve(call.call, {ref.registry, ref.repository, ref.tag, ref.digest},
-                                            decode_credential(x.request.header("x-registry-auth")), &body);
+                                            credential_of(engine, x, x.request.params[0], ref), &body);
     json::array platforms;
     boost::system::error_code error;
     json::value manifest = json::parse(body, error);

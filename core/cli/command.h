@@ -35,7 +35,8 @@ std::span<const Command> container_commands(); // stop, kill, rm, ps, ...
 std::span<const Command> copy_commands();      // commit, diff, export, cp
 std::span<const Command> image_commands();
 std::span<const Command> resource_commands(); // volume, network, system
-std::span<const Command> engine_commands();   // version, info, events, plugin, config, mirror
+std::span<const Command> engine_commands();   // version, info, events, plugin, config
+std::span<const Command> mirror_commands();   // mirror, image verify
 
 std::span<const Command> plugin_commands(); // plugin new
 std::span<const Command> shell_commands();  // completion, and what packages ask for
@@ -61,6 +62,11 @@ std::string filter_query(const ParsedFlags &flags);
 /// Runs `action` on each argument, prints errors and goes on. Exit code 1 when one failed.
 int for_each_argument(const std::vector<std::string> &args,
                       const std::function<void(const std::string &)> &action);
+/// One value by a template, or "json". Returns 0, an exit code.
+int print_format(const boost::json::value &value, std::string format);
+/// Keys of /gantry/v1 as snake_case whatever their case on the wire ("InUse", "in_use"): templates and
+/// commands then know one spelling.
+boost::json::value snake_keys(const boost::json::value &value, int depth = 0);
 void print_error(const std::string &message);
 void print_api_error(const ApiError &error);
 void print_line(const std::string &text);

@@ -1,4 +1,4 @@
-// Commands on the engine itself: version, info, events, plugins, configuration, mirrors.
+// Commands on the engine itself: version, info, events, plugins, configuration.
 //
 // `config` must work without a daemon and needs the plugins' schemas; linking all that would make every
 // other command slower to start, so gantryd does it in a hidden mode and its output is passed through.
@@ -24,36 +24,6 @@ namespace json = boost::json;
 namespace {
 
 using enum FlagType;
-
-int print_format(const json::value &value, std::string format) {
-    if (format == "json") format = "{{json .}}";
-    print_line(Template(format).execute(value));
-    return 0;
-}
-
-// Keys of /gantry/v1 as snake_case whatever their case on the wire ("InUse", "in_use"): templates and the
-// code below then know one spelling.
-json::value normalised(const json::value &value, int depth = 0) {
-    if (depth > 32) return nullptr;
-    if (value.is_array()) {
-        json::array result;
-        for (const json::value &element : value.get_array())
-            result.push_back(normalised(element, depth + 1));
-        return result;
-    }
-    if (!value.is_object()) return value;
-    json::object result;
-    for (const auto &pair : value.get_object()) {
-        std::string key;
-        for (char c : pair.key()) {
-            bool upper = c >= 'A' && c <= 'Z';
-            if (upper && !key.empty() && key.back() != '_') key += '_';
-            key += upper ? static_cast<char>(c - 'A' + 'a') : c;
-        }
-        result[key] = normalised(pair.value(), depth + 1);
-    }
-    return result;
-}
 
 int version_command(Invocation &invocation) {
     json::object client {
@@ -215,7 +185,7 @@ int events_command(Invocation &invocation) {
 }
 
 int plugin_ls(Invocation &invocation) {
-    json::value list = normalised(invocation.client.get("/gantry/v1/plugins"));
+    json::value list = snake_keys(invocation.client.get("/gantry/v1/plugins"));
     std::vector<json::object> rows;
     for (const json::value &plugin : array_of(list)) {
         std::string file = text_at(plugin, "file"), state = text_at(plugin, "state"),
@@ -268,9 +238,9 @@ int plugin_inspect(Invocation &invocation) {
     if (wanted.find('/') != std::string::npos || ::access(wanted.c_str(), F_OK) == 0) {
         char resolved[PATH_MAX]; // the daemon has another working directory
         if (!realpath(wanted.c_str(), resolved)) throw Error::from_errno(errno, "inspect plugin " + wanted);
-        found = normalised(invocation.client.get("/gantry/v1/plugins/inspect?file=" + url_encode(resolved)));
+        found = snake_keys(invocation.client.get("/gantry/v1/plugins/inspect?file=" + url_encode(resolved)));
     } else {
-        json::value list = normalised(invocation.client.get("/gantry/v1/plugins"));
+        json::value list = snake_keys(invocation.client.get("/gantry/v1/plugins"));
         for (const json::value &plugin : array_of(list)) {
             std::string file = text_at(plugin, "file");
             if (text_at(plugin, "name") == wanted || file.substr(file.rfind('/') + 1) == wanted)
@@ -363,37 +333,6 @@ int config_check(Invocation &invocation) { return exec_daemon("check", invocatio
 int config_show(Invocation &invocation) { return exec_daemon("show", invocation); }
 int config_docs_command(Invocation &invocation) { return exec_daemon("docs", invocation); }
 int config_import(Invocation &invocation) { return exec_daemon("import-docker", invocation); }
-
-int mirror_explain(Invocation &invocation) {
-    json::value answer =
-        normalised(invocation.client.get("/gantry/v1/mirror/explain?ref=" + url_encode(invocation.args[0])));
-    if (std::string format = invocation.flags.get("format"); !format.empty())
-        return print_format(answer, format);
-    const json::value &list = answer.is_array() ? answer : at(answer, "endpoints");
-    if (list.is_null()) { // plain text is already meant for people
-        print_line(format_value(answer));
-        return 0;
-    }
-    int number = 0;
-    for (const json::value &endpoint : array_of(list)) {
-        if (!endpoint.is_object()) {
-            print_line(std::to_string(++number) + ". " + printable(format_value(endpoint)));
-            continue;
-        }
-        std::string line = std::to_string(++number) + ". " + text_at(endpoint, "url");
-        for (const char *key : {"role", "state"})
-            if (std::string text = text_at(endpoint, key); !text.empty()) line += "  " + text;
-        std::string rights;
-        for (auto [key, right] :
-             {std::pair{"can_resolve", "resolve"}, {"can_pull", "pull"}, {"can_push", "push"}})
-            if (bool_at(endpoint, key)) rights += (rights.empty() ? "" : ", ") + std::string(right);
-        if (!rights.empty()) line += "  [" + rights + "]";
-        print_line(printable(line));
-        if (std::string reason = text_at(endpoint, "reason"); !reason.empty())
-            print_line("   " + printable(reason));
-    }
-    return 0;
-}
 
 /// The engine moves its layers and restarts on the new driver: done when it answers with that one.
 int migrate_command(Invocation &invocation) {
@@ -535,8 +474,6 @@ std::span<const Command> engine_commands() {
         {"system migrate", "", "[OPTIONS] --storage NAME",
          "Move all images and stopped containers to another storage driver", kMigrateFlags, 0, 0,
          migrate_command},
-        {"mirror explain", "", "[OPTIONS] REFERENCE",
-         "Show which registry endpoints a pull would try, in order", kFormatFlags, 1, 1, mirror_explain},
     };
     return kCommands;
 }

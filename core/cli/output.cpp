@@ -21,6 +21,34 @@ bool colour_on(int fd) {
 
 void print_line(const std::string &text) { write_all(1, text + "\n", "standard output"); }
 
+int print_format(const json::value &value, std::string format) {
+    if (format == "json") format = "{{json .}}";
+    print_line(Template(format).execute(value));
+    return 0;
+}
+
+json::value snake_keys(const json::value &value, int depth) {
+    if (depth > 32) return nullptr;
+    if (value.is_array()) {
+        json::array result;
+        for (const json::value &element : value.get_array())
+            result.push_back(snake_keys(element, depth + 1));
+        return result;
+    }
+    if (!value.is_object()) return value;
+    json::object result;
+    for (const auto &pair : value.get_object()) {
+        std::string key;
+        for (char c : pair.key()) {
+            bool upper = c >= 'A' && c <= 'Z';
+            if (upper && !key.empty() && key.back() != '_') key += '_';
+            key += upper ? static_cast<char>(c - 'A' + 'a') : c;
+        }
+        result[key] = snake_keys(pair.value(), depth + 1);
+    }
+    return result;
+}
+
 void print_error(const std::string &message) {
     std::string shown = isatty(2) ? "" : message;
     if (shown.empty())

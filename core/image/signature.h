@@ -17,7 +17,7 @@ namespace gantry {
 
 constexpr size_t kMaxKeyFileBytes = 64 << 10;
 constexpr size_t kMaxPayloadBytes = 128 << 10;
-constexpr size_t kMaxSignatures = 64;        // looked at for one image
+constexpr size_t kMaxSignatures = 64;         // looked at for one image
 constexpr size_t kMaxSignatureManifests = 16; // of referrers
 
 /// A key that images may be signed with: ECDSA on P-256 with SHA-256, or Ed25519. Immutable, cheap to copy,

@@ -202,8 +202,8 @@ void explain_missing(const TrustPolicy::Rule &rule, const Search &search, TrustR
     for (const TrustSignature &one : out.signatures)
         if (!nearest && !one.key.empty() && !one.problem.empty()) nearest = &one;
     if (search.signers() > 0) {
-        out.problem = fmt::format("only {} of the {} keys it needs signed it", search.signers(),
-                                  rule.what.threshold);
+        out.problem =
+            fmt::format("only {} of the {} keys it needs signed it", search.signers(), rule.what.threshold);
         out.hint = "let another holder of a key sign it, or lower the rule's threshold";
     } else if (nearest) {
         out.problem = "the signature by " + nearest->key + " does not count: " + nearest->problem;
@@ -217,9 +217,9 @@ void explain_missing(const TrustPolicy::Rule &rule, const Search &search, TrustR
         out.problem = "no signature of it was found";
         out.hint = "sign it (cosign sign --key KEY IMAGE@DIGEST), or give these names another rule";
     } else {
-        out.problem = fmt::format("{} signature{} found, of which none can be used: {}",
-                                  out.signatures.size(), out.signatures.size() == 1 ? " was" : "s were",
-                                  out.signatures.front().problem);
+        out.problem =
+            fmt::format("{} signature{} found, of which none can be used: {}", out.signatures.size(),
+                        out.signatures.size() == 1 ? " was" : "s were", out.signatures.front().problem);
         out.hint = "when another key is to be trusted, add it to the rule's keys";
     }
 }

@@ -31,7 +31,7 @@ struct TrustReport {
     std::vector<std::string> keys; // of the rule
     uint32_t threshold = 1;
     bool trusted = false;
-    bool unreachable = false; // signatures could not be looked for: another attempt may help
+    bool unreachable = false;  // signatures could not be looked for: another attempt may help
     std::string problem, hint; // when it is not trusted
     std::vector<TrustSignature> signatures;
 };

@@ -30,6 +30,21 @@ std::vector<std::string> resolve_digests(RegistryDriver &registry, const ImageRe
     return out;
 }
 
+/// The client chose the credential by the name as it was written: an id or a short name may lead elsewhere.
+std::optional<Credential> credential_for(const ImageVerification &what, const ImageReference &ref,
+                                         const RegistryConfig &config) {
+    const auto &credential = what.credential;
+    if (!credential || credential->server == ref.registry) return credential;
+    if (ref.registry == "docker.io" && credential->server == "https://index.docker.io/v1/") return credential;
+    try {
+        const ImageReference written = parse_reference(what.name, config.default_registry, false);
+        if (written.registry == ref.registry && written.repository == ref.repository) return credential;
+    } catch (const Error &) {
+        // the id of an image
+    }
+    return std::nullopt;
+}
+
 TrustPolicy::Rule rule_of_keys(const ImageVerification &what) {
     TrustPolicy::Rule out;
     out.name = "--key";
@@ -74,15 +89,15 @@ TrustReport Images::verify(const ImageVerification &what, const CancelSource &ca
     }
     if (id.empty() || !by_id) ref = parse_reference(what.name, impl_->config, true);
     if (id.empty()) {
-        digests = resolve_digests(*impl_->registry, ref, what.credential, cancel);
+        digests = resolve_digests(*impl_->registry, ref, credential_for(what, ref, impl_->config), cancel);
     } else {
         // Under which name was it pulled? By the digest of that repository, or of any when an id was given.
         const ImageInfo info = impl_->load(id);
         std::vector<ImageReference> pulled;
         for (const ImageReference &name : impl_->names(id))
-            if (!name.digest.empty() && (by_id || (name.registry == ref.registry &&
-                                                   name.repository == ref.repository &&
-                                                   (ref.digest.empty() || ref.digest == name.digest))))
+            if (!name.digest.empty() &&
+                (by_id || (name.registry == ref.registry && name.repository == ref.repository &&
+                           (ref.digest.empty() || ref.digest == name.digest))))
                 pulled.push_back(name);
         if (pulled.empty())
             throw Error(ErrorClass::kFailedPrecondition,
@@ -99,7 +114,8 @@ TrustReport Images::verify(const ImageVerification &what, const CancelSource &ca
         ref.tag = tag;
         if (!by_id) ref.digest = pinned;
     }
-    RegistrySignatures signatures(*impl_->registry, ref, what.credential, cancel);
+    const auto credential = credential_for(what, ref, impl_->config);
+    RegistrySignatures signatures(*impl_->registry, ref, credential, cancel);
     if (what.keys.empty()) return judge_trust(impl_->trust->rule_for(ref), ref, digests, &signatures);
     return judge_trust(rule_of_keys(what), ref, digests, &signatures);
 }

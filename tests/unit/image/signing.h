@@ -34,8 +34,9 @@ struct TestKey {
         return pem([&](BIO *bio) { PEM_write_bio_PUBKEY(bio, key.get()); });
     }
     std::string private_pem() const {
-        return pem(
-            [&](BIO *bio) { PEM_write_bio_PrivateKey(bio, key.get(), nullptr, nullptr, 0, nullptr, nullptr); });
+        return pem([&](BIO *bio) {
+            PEM_write_bio_PrivateKey(bio, key.get(), nullptr, nullptr, 0, nullptr, nullptr);
+        });
     }
     std::string sign(const std::string &text) const {
         const bool ed25519 = EVP_PKEY_is_a(key.get(), "ED25519");

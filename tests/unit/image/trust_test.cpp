@@ -20,8 +20,7 @@ TrustPolicy::Rule rule_of(const std::vector<const TestKey *> &keys) {
     out.name = "rule";
     out.what.require = TrustRequire::kSignature;
     for (const TestKey *key : keys)
-        for (PublicKey &one :
-             PublicKey::parse(key->public_pem(), "k" + std::to_string(out.keys.size() + 1)))
+        for (PublicKey &one : PublicKey::parse(key->public_pem(), "k" + std::to_string(out.keys.size() + 1)))
             out.keys.push_back(std::move(one));
     return out;
 }
@@ -124,15 +123,18 @@ TEST(Signatures, ThatDoNotCountSayWhy) {
 
     FakeSignatures others;
     others.by_tag(kImage, {made_by(stranger())});
-    EXPECT_HAS(verdict(rule, others), "1 signature was found, of which none can be used: it was made with none");
+    EXPECT_HAS(verdict(rule, others),
+               "1 signature was found, of which none can be used: it was made with none");
 
     FakeSignatures digest;
     digest.by_tag(kImage, {made_by(ec(), kOther)});
-    EXPECT_HAS(verdict(rule, digest), "the signature by k1 does not count: it is for another image, " + kOther);
+    EXPECT_HAS(verdict(rule, digest),
+               "the signature by k1 does not count: it is for another image, " + kOther);
 
     FakeSignatures repository;
     repository.by_tag(kImage, {made_by(ed(), kImage, "r.example/evil")});
-    EXPECT_HAS(verdict(rule, repository), "the signature by k2 does not count: it was made for \"r.example/evil\"");
+    EXPECT_HAS(verdict(rule, repository),
+               "the signature by k2 does not count: it was made for \"r.example/evil\"");
 
     FakeSignatures tampered;
     TestSignature bent = made_by(ec(), kOther);
@@ -167,7 +169,8 @@ TEST(Signatures, ThatDoNotCountSayWhy) {
     EXPECT_HAS(verdict(rule, junk), "could not be looked for: read manifest of signatures: not valid JSON");
 
     FakeSignatures deep;
-    deep.tags[FakeSignatures::dashed(kImage) + ".sig"] = "{\"layers\":" + std::string(100, '[') + std::string(100, ']') + "}";
+    deep.tags[FakeSignatures::dashed(kImage) + ".sig"] =
+        "{\"layers\":" + std::string(100, '[') + std::string(100, ']') + "}";
     EXPECT_HAS(verdict(rule, deep), "not valid JSON");
 
     FakeSignatures down;
@@ -236,7 +239,8 @@ TEST(Base64, IsStrict) {
     EXPECT_EQ(decode_base64("aGVsbG8="), "hello");
     EXPECT_EQ(decode_base64("aGVsbA=="), "hell");
     EXPECT_EQ(decode_base64(""), "");
-    for (const char *bad : {"a", "aGVsbG8", "aGVs bG8=", "aGVsbG8-", "====", "a===", "=aGVs", "aG=V", "aGVs\nbG8="})
+    for (const char *bad :
+         {"a", "aGVsbG8", "aGVs bG8=", "aGVsbG8-", "====", "a===", "=aGVs", "aG=V", "aGVs\nbG8="})
         EXPECT_EQ(decode_base64(bad), std::nullopt) << bad;
 }
 
@@ -279,12 +283,18 @@ default = "digest"
 "r.corp:5000" = "refuse"
 )");
     const std::pair<const char *, const char *> cases[] = {
-        {"nginx", "docker.io/library/nginx"},  {"redis", "docker.io/library/*"},
-        {"user/nginx", "docker.io"},           {"Docker.io/library/nginx", "docker.io/library/nginx"},
-        {"docker.io:443/user/x", "docker.io"}, {"a.corp/x", "*.corp"},
-        {"a.corp:5000/x", "*.corp"},           {"a.corp/secret/x", "*.corp/secret/*"},
-        {"a.corp/secret", "*.corp"},           {"r.corp:5000/x", "r.corp:5000"},
-        {"r.corp/x", "*.corp"},                {"xcorp.io/x", ""},
+        {"nginx", "docker.io/library/nginx"},
+        {"redis", "docker.io/library/*"},
+        {"user/nginx", "docker.io"},
+        {"Docker.io/library/nginx", "docker.io/library/nginx"},
+        {"docker.io:443/user/x", "docker.io"},
+        {"a.corp/x", "*.corp"},
+        {"a.corp:5000/x", "*.corp"},
+        {"a.corp/secret/x", "*.corp/secret/*"},
+        {"a.corp/secret", "*.corp"},
+        {"r.corp:5000/x", "r.corp:5000"},
+        {"r.corp/x", "*.corp"},
+        {"xcorp.io/x", ""},
         {"quay.io/docker.io/library/x", ""}};
     for (const auto &[name, pattern] : cases)
         EXPECT_EQ(policy.rule_for(ref_of(name)).what.pattern, pattern) << name;
@@ -295,9 +305,11 @@ default = "digest"
 TEST_F(PolicyTest, KeysAreReadAtOnceAndFaultsNameThePlace) {
     EXPECT_HAS(refusal("[trust.rules]\n\"a.b\" = { require = \"signature\", keys = [\"$D/no.pub\"] }\n"),
                dir + "/gantry.toml:2:42: key " + dir + "/no.pub: ");
-    EXPECT_HAS(refusal("[trust]\nkeys = [\"$D/ec.pub\", \"$D/junk.pub\"]\n"), "/junk.pub: read public key: no PEM");
-    EXPECT_HAS(refusal("[trust]\ndefault = \"signature\"\nthreshold = 2\nkeys = [\"$D/ec.pub\", \"$D/ec.pub\"]\n"),
-               "trust.default wants signatures by 2 keys and has 1");
+    EXPECT_HAS(refusal("[trust]\nkeys = [\"$D/ec.pub\", \"$D/junk.pub\"]\n"),
+               "/junk.pub: read public key: no PEM");
+    EXPECT_HAS(
+        refusal("[trust]\ndefault = \"signature\"\nthreshold = 2\nkeys = [\"$D/ec.pub\", \"$D/ec.pub\"]\n"),
+        "trust.default wants signatures by 2 keys and has 1");
 }
 
 TEST_F(PolicyTest, RefusalsNameRuleDigestFindingAndWayOut) {
@@ -319,14 +331,16 @@ TEST_F(PolicyTest, RefusalsNameRuleDigestFindingAndWayOut) {
         return "accepted";
     };
     const std::string place = dir + "/gantry.toml:";
-    EXPECT_EQ(said("a.example/x:1"), "pull a.example/x:1 (" + kImage + "): not trusted: trust.rules.\"a.example\" (" +
-                                         place + "2:1) refuses it: use b.example");
-    EXPECT_EQ(said("b.example/x:1"), "pull b.example/x:1 (" + kImage + "): not trusted: trust.rules.\"b.example\" (" +
-                                         place + "3:1) requires a pinned digest: no digest was asked for");
+    EXPECT_EQ(said("a.example/x:1"), "pull a.example/x:1 (" + kImage +
+                                         "): not trusted: trust.rules.\"a.example\" (" + place +
+                                         "2:1) refuses it: use b.example");
+    EXPECT_EQ(said("b.example/x:1"), "pull b.example/x:1 (" + kImage +
+                                         "): not trusted: trust.rules.\"b.example\" (" + place +
+                                         "3:1) requires a pinned digest: no digest was asked for");
     EXPECT_EQ(said(("b.example/x@" + kImage).c_str()), "accepted");
-    EXPECT_EQ(said("c.example/x:1"), "pull c.example/x:1 (" + kImage + "): not trusted: trust.rules.\"c.example\" (" +
-                                         place + "4:1) requires a signature by " + dir +
-                                         "/ec.pub: no signature of it was found");
+    EXPECT_EQ(said("c.example/x:1"),
+              "pull c.example/x:1 (" + kImage + "): not trusted: trust.rules.\"c.example\" (" + place +
+                  "4:1) requires a signature by " + dir + "/ec.pub: no signature of it was found");
     EXPECT_EQ(said("d.example/x:1"), "accepted");
 }
 
