@@ -55,6 +55,11 @@ struct RegistryConfig {
     uint32_t max_parallel_downloads = 4;
     /// What names without a registry stand for, longest key first: "redis" or "internal/*".
     std::vector<std::pair<std::string, std::string>> short_names;
+    uint32_t parallel_ranges = 4;                      // of one blob
+    uint64_t range_size = 16ull << 20;                 // bytes
+    int64_t partial_ttl_ns = 7 * 86400ll * 1000000000; // of a download that nobody continues; 0: none is kept
+    uint64_t partial_budget = 10ull << 30;             // bytes of all of them on the disk
+    uint64_t bandwidth = 0;                            // bytes per second of all pulls; 0: no limit
 };
 
 /// A pinned plugin file: [plugins."libX.so"] sha256 = "...".

@@ -68,6 +68,16 @@ constexpr gantry_option kRegistry[] = {
     option_map("short_names", &kText,
                "what names without a registry stand for: { redis = \"quay.io/redis/redis\", "
                "\"internal/*\" = \"registry.corp/internal/*\" }"),
+    option_int("parallel_ranges", "4", 1, 32, "ranges of one large layer fetched at once"),
+    bounded(option_size("range_size", "\"16MiB\"", "size of such a range"), 1 << 20, int64_t(1) << 30),
+    bounded(option_duration("partial_ttl", "\"168h\"",
+                            "how long an interrupted download is kept to be continued; 0s: not at all"),
+            0, 3650 * 86400 * kSecond),
+    bounded(option_size("partial_budget", "\"10GiB\"",
+                        "disk space of all interrupted downloads; the oldest go first"),
+            0, int64_t(1) << 50),
+    bounded(option_size("bandwidth", "\"0\"", "bytes per second of all pulls together; 0: no limit"), 0,
+            int64_t(1) << 40),
 };
 // In every driver's table, beside the driver's own options.
 constexpr const char *kIsolations[] = {"none", "thread", "process", nullptr};
@@ -449,6 +459,11 @@ class Loaded : public EngineSettings {
             judge_short_names(r.has("short_names") ? r.child("short_names") : Config(nullptr),
                               shorts ? &shorts->value : nullptr);
         trust_ = judge_trust(Config(&values[4]), section_node("trust"));
+        registry_.parallel_ranges = static_cast<uint32_t>(r.integer("parallel_ranges"));
+        registry_.range_size = static_cast<uint64_t>(r.size("range_size"));
+        registry_.partial_ttl_ns = r.duration_ns("partial_ttl");
+        registry_.partial_budget = static_cast<uint64_t>(r.size("partial_budget"));
+        registry_.bandwidth = static_cast<uint64_t>(r.size("bandwidth"));
         fill_pins();
     }
 

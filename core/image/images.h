@@ -13,6 +13,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace gantry {
@@ -80,6 +81,7 @@ struct PullProgress {
     std::string id;     // short layer digest or tag; "" for overall lines
     std::string status; // "Pulling fs layer", "Downloading", "Extracting", "Pull complete", ...
     uint64_t current = 0, total = 0;
+    std::vector<std::pair<std::string, uint64_t>> sources = {}; // endpoints and the bytes each gave
 };
 using PullSink = std::function<void(const PullProgress &)>;
 
