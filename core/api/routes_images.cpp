@@ -95,6 +95,12 @@ void pull(const Engine &engine, Exchange &x) {
                 line["progressDetail"] = std::move(detail);
                 line["id"] = p.id;
             }
+            if (!p.sources.empty()) { // ours: Docker's clients pass over it
+                json::array sources;
+                for (const auto &[endpoint, bytes] : p.sources)
+                    sources.push_back({{"endpoint", endpoint}, {"bytes", bytes}});
+                line["sources"] = std::move(sources);
+            }
             stream.line(line, p.current > 0);
         });
     } catch (const Error &error) {

@@ -118,6 +118,16 @@ void disk_usage(const Engine &engine, Exchange &x) {
         }
         out["LayersSize"] = layers;
         out["Images"] = std::move(rows);
+        json::array partials; // ours: Docker's clients pass over it
+        for (const InterruptedDownload &part : engine.images->interrupted())
+            partials.push_back({{"Digest", part.digest},
+                                {"Kind", part.layer ? "layer" : "blob"},
+                                {"Present", part.present},
+                                {"Total", part.size},
+                                {"Size", part.disk},
+                                {"Changed", rfc3339(part.changed_ns)},
+                                {"InUse", part.active}});
+        out["PartialDownloads"] = std::move(partials);
     }
     if (wanted("container")) {
         json::array rows;

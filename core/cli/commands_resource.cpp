@@ -221,7 +221,83 @@ int network_ls(Invocation &invocation) {
     return 0;
 }
 
+int system_df_verbose(const json::value &usage) {
+    auto bytes = [](int64_t number) { return human_size(static_cast<double>(number), 4); };
+    auto section = [](const char *title, const char *columns, const std::vector<json::object> &rows,
+                      const json::object &headers) {
+        print_line(title);
+        print_line("");
+        print_list(rows, {columns, headers}, "");
+        print_line("");
+    };
+    std::vector<json::object> rows;
+    for (const json::value &image : array_of(at(usage, "Images"))) {
+        const json::array &tags = array_of(at(image, "RepoTags"));
+        const std::string name = tags.empty() ? "<none>:<none>" : format_value(tags.front());
+        const size_t colon = name.rfind(':');
+        rows.push_back({{"Repository", name.substr(0, colon)},
+                        {"Tag", name.substr(colon + 1)},
+                        {"ID", short_id(text_at(image, "Id"))},
+                        {"Size", bytes(number_at(image, "Size"))},
+                        {"Containers", std::to_string(number_at(image, "Containers"))}});
+    }
+    section("Images space usage:", "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.Size}}\t{{.Containers}}", rows,
+            {{"Repository", "REPOSITORY"},
+             {"Tag", "TAG"},
+             {"ID", "IMAGE ID"},
+             {"Size", "SIZE"},
+             {"Containers", "CONTAINERS"}});
+    rows.clear();
+    for (const json::value &container : array_of(at(usage, "Containers"))) {
+        const json::array &names = array_of(at(container, "Names"));
+        std::string name = names.empty() ? "" : format_value(names.front());
+        if (name.starts_with('/')) name.erase(0, 1);
+        rows.push_back({{"ID", short_id(text_at(container, "Id"))},
+                        {"Image", text_at(container, "Image")},
+                        {"Size", bytes(number_at(container, "SizeRw"))},
+                        {"Status", text_at(container, "Status")},
+                        {"Names", name}});
+    }
+    section("Containers space usage:", "{{.ID}}\t{{.Image}}\t{{.Size}}\t{{.Status}}\t{{.Names}}", rows,
+            {{"ID", "CONTAINER ID"},
+             {"Image", "IMAGE"},
+             {"Size", "SIZE"},
+             {"Status", "STATUS"},
+             {"Names", "NAMES"}});
+    rows.clear();
+    for (const json::value &volume : array_of(at(usage, "Volumes"))) {
+        const json::value &data = at(volume, "UsageData");
+        rows.push_back({{"Name", text_at(volume, "Name")},
+                        {"Links", std::to_string(number_at(data, "RefCount"))},
+                        {"Size", bytes(std::max<int64_t>(0, number_at(data, "Size")))}});
+    }
+    section("Local Volumes space usage:", "{{.Name}}\t{{.Links}}\t{{.Size}}", rows,
+            {{"Name", "VOLUME NAME"}, {"Links", "LINKS"}, {"Size", "SIZE"}});
+    rows.clear();
+    for (const json::value &part : array_of(at(usage, "PartialDownloads"))) {
+        const int64_t total = number_at(part, "Total");
+        rows.push_back({{"ID", short_id(text_at(part, "Digest"))},
+                        {"Kind", text_at(part, "Kind")},
+                        {"Present", bytes(number_at(part, "Present")) +
+                                        (total > 0 ? " of " + bytes(total) : std::string())},
+                        {"Size", bytes(number_at(part, "Size"))},
+                        {"Changed", text_at(part, "Changed").substr(0, 19)},
+                        {"InUse", bool_at(part, "InUse") ? "yes" : "no"}});
+    }
+    section("Partial downloads space usage:",
+            "{{.ID}}\t{{.Kind}}\t{{.Present}}\t{{.Size}}\t{{.Changed}}\t{{.InUse}}", rows,
+            {{"ID", "DIGEST"},
+             {"Kind", "KIND"},
+             {"Present", "PRESENT"},
+             {"Size", "SIZE"},
+             {"Changed", "CHANGED"},
+             {"InUse", "IN USE"}});
+    return 0;
+}
+
 int system_df(Invocation &invocation) {
+    if (invocation.flags.is_set("verbose") && invocation.flags.has("format"))
+        throw ExitWith(1, "the verbose and the format options conflict");
     json::value usage = invocation.client.get("/system/df");
     auto bytes = [](int64_t number) { return human_size(static_cast<double>(number), 4); };
     auto reclaim = [&](int64_t part, int64_t total) {
@@ -273,6 +349,15 @@ int system_df(Invocation &invocation) {
         size += number_at(cache, "Size");
     }
     add("Build Cache");
+    const json::array &partials = array_of(at(usage, "PartialDownloads"));
+    for (const json::value &part : partials) {
+        ++count;
+        const int64_t own = number_at(part, "Size");
+        size += own;
+        bool_at(part, "InUse") ? void(++active) : void(free_bytes += own);
+    }
+    if (count > 0) add("Partial Downloads"); // Docker has none
+    if (invocation.flags.is_set("verbose")) return system_df_verbose(usage);
     static const json::object kHeaders{{"Type", "TYPE"},
                                        {"TotalCount", "TOTAL"},
                                        {"Active", "ACTIVE"},
@@ -292,6 +377,7 @@ int system_prune(Invocation &invocation) {
         if (volumes) warning += "  - all anonymous volumes not used by at least one container\n";
         warning += all ? "  - all images without at least one container associated to them\n"
                        : "  - all dangling images\n";
+        warning += "  - all interrupted downloads\n";
         write_all(1, warning + "\nAre you sure you want to continue? [y/N] ", "output");
         char answer = 0;
         if (::read(0, &answer, 1) != 1 || (answer != 'y' && answer != 'Y')) return 0;
@@ -342,8 +428,9 @@ constexpr Flag kVolumeCreateFlags[] = {
     {"name", 0, kString, "Specify volume name", nullptr, true},
     {"opt", 'o', kList, "Set driver specific options", "map"}};
 constexpr Flag kForceFlags[] = {{"force", 'f', kBool, "Force the removal of one or more volumes"}};
-constexpr Flag kFormatFlags[] = {
-    {"format", 0, kString, "Format output using a Go template, 'table TEMPLATE' or 'json'"}};
+constexpr Flag kDfFlags[] = {
+    {"format", 0, kString, "Format output using a Go template, 'table TEMPLATE' or 'json'"},
+    {"verbose", 'v', kBool, "Show detailed information on space usage"}};
 constexpr Flag kSystemPruneFlags[] = {{"all", 'a', kBool, "Remove all unused images not just dangling ones"},
                                       {"force", 'f', kBool, "Do not prompt for confirmation"},
                                       {"volumes", 0, kBool, "Prune anonymous volumes"}};
@@ -368,7 +455,7 @@ std::span<const Command> resource_commands() {
         {"network ls", "network list", "[OPTIONS]", "List networks", kListFlags, 0, 0, network_ls},
         {"network inspect", "", "[OPTIONS] NETWORK [NETWORK...]",
          "Display detailed information on one or more networks", kInspectFlags, 1, -1, inspect_network},
-        {"system df", "", "[OPTIONS]", "Show disk usage", kFormatFlags, 0, 0, system_df},
+        {"system df", "", "[OPTIONS]", "Show disk usage", kDfFlags, 0, 0, system_df},
         {"system prune", "", "[OPTIONS]", "Remove unused data", kSystemPruneFlags, 0, 0, system_prune},
     };
     return kCommands;

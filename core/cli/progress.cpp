@@ -29,8 +29,19 @@ double now_seconds() {
     return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) / 1e9;
 }
 
+/// "12MB from https://mirror.example.org, 3MB from https://registry.example.org"
+std::string sources_text(const json::value &sources) {
+    std::string out;
+    for (const json::value &source : array_of(sources)) {
+        const std::string endpoint = printable(text_at(source, "endpoint"));
+        out += (out.empty() ? "" : ", ") + human_size(static_cast<double>(number_at(source, "bytes")), 4) +
+               " from " + (endpoint.empty() ? "earlier attempts" : endpoint);
+    }
+    return out;
+}
+
 struct Line {
-    std::string id, status;
+    std::string id, status, from;
     int64_t current = 0, total = 0;
     double since = 0; // first event with bytes in this state
     int64_t since_bytes = 0;
@@ -46,8 +57,11 @@ class ProgressView {
         if (status.empty()) return;
         const json::value &detail = at(event, "progressDetail");
         int64_t current = number_at(detail, "current"), total = number_at(detail, "total");
+        const std::string from = sources_text(at(event, "sources"));
         if (!live_) {
-            if (current == 0 && total == 0) plain((id.empty() ? "" : printable(id) + ": ") + status + "\n");
+            if (current == 0 && total == 0)
+                plain((id.empty() ? "" : printable(id) + ": ") +
+                      (from.empty() ? status : "Downloaded " + from) + "\n");
             return;
         }
         if (id.empty() || status.starts_with("Pulling from")) {
@@ -57,7 +71,8 @@ class ProgressView {
             return plain((id.empty() ? "" : printable(id) + ": ") + status + "\n");
         }
         auto line = std::find_if(lines_.begin(), lines_.end(), [&](const Line &l) { return l.id == id; });
-        if (line == lines_.end()) line = lines_.insert(line, Line{id, "", 0, 0, 0, 0});
+        if (line == lines_.end()) line = lines_.insert(line, Line{id, "", "", 0, 0, 0, 0});
+        if (!from.empty()) line->from = from;
         if (line->status != status) line->since = 0;
         line->status = status;
         line->current = current;
@@ -103,6 +118,7 @@ class ProgressView {
             }
             text += "  " + size;
         }
+        if (line.current == 0 && !line.from.empty()) text += "  " + line.from;
         if (text.size() >= columns) text.resize(columns - 1);
         if (colour_on(fd_) && finished(line)) text = "\x1b[32m" + text + "\x1b[0m";
         return text;

@@ -1,7 +1,7 @@
 // Blobs are plain files named by digest, so that "is it there" is one stat and any tool can check
-// them. A blob comes into being by rename(2) of a verified partial; the database row follows. A kill
-// between the two leaves a file without a row, which recover() drops: a verified blob whose row was
-// never committed was never promised to anybody.
+// them. A blob comes into being by rename(2) of a verified partial; the database row follows, and then its
+// journal goes. A kill between the first two leaves a file without a row, which recover() takes in by its
+// journal, and drops when it has none: what has no row was never promised to anybody.
 #include "core/content/content.h"
 
 #include "core/base/failpoint.h"
@@ -113,9 +113,9 @@ struct ContentStore::Impl {
         if (::rename(partial.data_path().c_str(), path.c_str()) != 0)
             throw Error::from_errno(errno, "rename " + partial.data_path() + " to " + path);
         failpoint("blob.renamed");
-        partial.forget_journal();
         if (durable && keep) fsync_path(root + "/blobs/" + algorithm_of(digest));
         add_row(digest, size, media_type);
+        partial.forget_journal();
     }
     void add_row(const std::string &digest, uint64_t size, const std::string &media_type) {
         const int64_t now = wall_ns();
@@ -205,7 +205,10 @@ class FileIngest final : public Ingest {
     void commit(bool keep) override {
         if (done_) return;
         verify();
-        if (store_.durable && keep) partial_->sync_data();
+        if (store_.durable && keep)
+            partial_->settle();
+        else
+            partial_->note(); // that all is there
         store_.publish(*partial_, keep);
         done_ = true;
         partial_.reset();
@@ -435,6 +438,22 @@ void ContentStore::settle() {
     if (impl_->durable) impl_->db.sync();
 }
 
+bool ContentStore::whole_by_journal(const std::string &digest, const std::string &path) {
+    struct stat st {};
+    try {
+        const std::string journal = impl_->partial_path(digest) + ".journal";
+        if (!path_exists(journal) || ::lstat(path.c_str(), &st) != 0) return false;
+        const auto state = PartialJournal(journal).load();
+        if (!state || state->size != static_cast<uint64_t>(st.st_size) || state->present() != state->size)
+            return false;
+        impl_->add_row(digest, state->size, "");
+        return true;
+    } catch (const Error &error) {
+        log_warn("look at blob {}: {}", digest, error.message());
+        return false;
+    }
+}
+
 void ContentStore::recover() {
     std::map<std::string, uint64_t> rows;
     impl_->db.transact([&](Db &t) {
@@ -454,6 +473,8 @@ void ContentStore::recover() {
                 rows.erase(row);
                 continue;
             }
+            // Renamed, and so verified, but not told: its journal is still there and claims all of it.
+            if (row == rows.end() && whole_by_journal(std::string(algorithm) + ":" + name, path)) continue;
             log_info("remove unfinished blob {}", path);
             remove_tree(path);
         }

@@ -128,6 +128,7 @@ class ContentStore {
 
   private:
     struct Impl;
+    bool whole_by_journal(const std::string &digest, const std::string &path);
     std::unique_ptr<Impl> impl_;
 };
 

@@ -1,6 +1,6 @@
 // Where the bytes of a download go. Bytes are written first and claimed after (journal.h); the hash follows
-// the first hole from whoever writes, out of the writer's own buffer where it can, so that one stream costs no
-// second look at its bytes and parallel ranges are read back from the page cache.
+// the first hole from whoever writes, out of the writer's own buffer where it can, so that one stream costs
+// no second look at its bytes and parallel ranges are read back from the page cache.
 #include "core/content/ingest.h"
 
 #include "core/base/failpoint.h"
@@ -257,9 +257,15 @@ void Partial::settle() {
         if (since_settle_ == 0) return;
         since_settle_ = 0;
     }
-    const PartialState state = snapshot(); // first: what comes during the sync is not claimed
-    sync_data();
-    journal_->settle(state);
+    try {
+        const PartialState state = snapshot(); // first: what comes during the sync is not claimed
+        sync_data();
+        journal_->settle(state);
+    } catch (...) {
+        const std::lock_guard lock(mutex_);
+        since_settle_ = std::max<uint64_t>(since_settle_, 1);
+        throw;
+    }
 }
 
 void Partial::forget_journal() {

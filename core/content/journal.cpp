@@ -192,7 +192,8 @@ std::optional<PartialState> PartialJournal::load() {
         if (static_cast<size_t>(n) < sizeof head) continue;
         std::memcpy(&head, bytes.data(), sizeof head);
         if (std::memcmp(head.magic, kMagic, sizeof kMagic) != 0 ||
-            static_cast<size_t>(n) < sizeof head + kSum || head.length > static_cast<size_t>(n) - sizeof head - kSum)
+            static_cast<size_t>(n) < sizeof head + kSum ||
+            head.length > static_cast<size_t>(n) - sizeof head - kSum)
             continue;
         const std::string_view all(bytes.data(), sizeof head + head.length);
         if (sha256_of(all) != std::string_view(bytes).substr(all.size(), kSum)) continue; // torn

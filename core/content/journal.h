@@ -3,8 +3,8 @@
 // A record is the whole truth at one moment: ranges with who gave them, and the state of the hash of the
 // first bytes. Records are written in turn into two slots, so that a torn one leaves the one before. Two
 // kinds: a *note* follows the bytes into the page cache, which outlives the process (SIGKILL) but not the
-// machine; a *settled* record follows fdatasync of the bytes and is synced itself. After a reboot, told by the
-// kernel's boot id, only settled ones count. So a journal never claims bytes that are not there.
+// machine; a *settled* record follows fdatasync of the bytes and is synced itself. After a reboot, told by
+// the kernel's boot id, only settled ones count. So a journal never claims bytes that are not there.
 #pragma once
 
 #include "core/base/fd.h"
@@ -22,9 +22,9 @@ struct PartialState {
         uint64_t begin = 0, end = 0;
         uint32_t endpoint = 0; // index of endpoints
     };
-    uint64_t size = 0;              // of the blob
-    uint64_t hashed = 0;            // bytes in `hash`; not beyond the first piece
-    std::string hash;               // Hasher::state()
+    uint64_t size = 0;   // of the blob
+    uint64_t hashed = 0; // bytes in `hash`; not beyond the first piece
+    std::string hash;    // Hasher::state()
     std::vector<std::string> endpoints;
     std::vector<Piece> pieces; // sorted, apart
 

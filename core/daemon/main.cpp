@@ -265,7 +265,8 @@ End serve(const std::shared_ptr<const EngineSettings> &settings) {
     const auto network = plugins.network();
     const auto registry = plugins.registry();
     Events events;
-    ContentStore content(config.root, db, settings->storage().durable);
+    ContentStore content(config.root, db, settings->storage().durable,
+                         {settings->registry().partial_ttl_ns, settings->registry().partial_budget});
     Layers layers(db, storage, plugins.storage_name(), settings->storage().durable,
                   config.root + "/layer-records");
     Images images(db, content, layers, registry, events, settings->registry(),

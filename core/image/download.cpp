@@ -4,17 +4,20 @@
 //
 // Deadlocks: work is handed out base first in both groups, and a layer waits only for its own download and
 // for its parent, both handed out before it. Nothing an unverified download produced becomes visible:
-// finish() follows the digest check of the blob. An endpoint that served wrong bytes is avoided and the
-// layer starts again.
+// finish() follows the digest check of the blob. When bytes turn out to be wrong (fetch_blob.h) the layer
+// starts again.
 #include "core/image/download.h"
 
 #include "core/base/log.h"
 #include "core/content/content.h"
+#include "core/image/fetch_blob.h"
 #include "core/layer/layers.h"
+#include "core/layer/record.h"
 
 #include <algorithm>
 #include <atomic>
 #include <poll.h>
+#include <set>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <thread>
@@ -23,7 +26,7 @@
 namespace gantry {
 namespace {
 
-constexpr int kMaxWrong = 4;                  // attempts that delivered wrong bytes
+constexpr int kMaxWrong = 4;                  // answers to a small fetch
 constexpr int64_t kProgressGap = 100'000'000; // ns between two lines of a layer
 
 /// The first attempt at a blob, or a later one after a digest mismatch.
@@ -40,6 +43,8 @@ uint64_t file_size(int fd) {
     return static_cast<uint64_t>(st.st_size);
 }
 
+std::string damage_of(const Layers &layers, const std::string &id, const CancelSource &cancel);
+
 /// Bytes of this attempt were wrong; a new attempt is under way.
 struct Restart {};
 
@@ -48,15 +53,25 @@ struct Job {
     std::string short_id;
     std::shared_ptr<Stream> stream; // null: download not begun
     std::string layer_id;           // "" until finished
-    bool exists = false;
+    bool exists = false;            // the layer was there before, and whole
+    bool blob_missing = false;      // of such a layer, where blobs are retained
     int64_t last_line_ns = 0;
+    bool wanted() const { return !exists || blob_missing; }
 };
 
 class LayerPull {
   public:
     LayerPull(const LayerPullContext &context, const std::vector<LayerPlan> &plan, const CancelSource &cancel,
-              const PullSink &sink)
-        : context_(context), cancel_(cancel), sink_(sink) {
+              const PullSink &sink, bool &repaired)
+        : context_(context), cancel_(cancel), sink_(sink),
+          repaired_(repaired), fetch_settings_{context.registry,
+                                               context.content,
+                                               context.connections,
+                                               context.bandwidth,
+                                               context.from,
+                                               context.credential,
+                                               context.config.parallel_ranges,
+                                               context.config.range_size} {
         jobs_.resize(plan.size());
         for (size_t i = 0; i < plan.size(); ++i) {
             jobs_[i].plan = &plan[i];
@@ -67,58 +82,58 @@ class LayerPull {
     std::string run();
 
   private:
-    void say(Job &job, const char *status, uint64_t current = 0, uint64_t total = 0, bool throttled = false);
+    void say(Job &job, const char *status, uint64_t current = 0, uint64_t total = 0, bool throttled = false,
+             std::vector<std::pair<std::string, uint64_t>> sources = {});
     void fail(std::exception_ptr why);
-    /// True once the pull has failed for want of space.
-    bool out_of_space() {
-        std::lock_guard lock(mutex_);
-        if (!error_) return false;
-        try {
-            std::rethrow_exception(error_);
-        } catch (const Error &error) {
-            return error.error_class() == ErrorClass::kNoSpace;
-        } catch (...) {
-            return false;
-        }
-    }
     void check() const { // with mutex_ held
         if (error_) throw Error(ErrorClass::kCancelled, "pull: stopped");
     }
     void download_worker();
     void unpack_worker();
     void download(Job &job);
-    void download_once(Job &job, std::vector<std::string> &avoid, bool &fresh);
+    bool from_store(Job &job);
+    void publish(Job &job, std::shared_ptr<Stream> stream);
+    void bring(Job &job, Ingest &ingest);
+    void restart(Job &job, std::shared_ptr<Stream> stream);
+    bool damaged_blob(const Job &job);
+    void look_at_existing();
+    bool take_existing(size_t index);
     void unpack(size_t index);
-    void unpack_once(size_t index);
+    void unpack_once(size_t index, bool &mended);
     std::string wait_for_parent(size_t index);
     size_t read(Job &job, const std::shared_ptr<Stream> &stream, uint64_t &at, void *buffer, size_t size);
 
     const LayerPullContext &context_;
     const CancelSource &cancel_;
     const PullSink &sink_;
+    bool &repaired_;
     CancelSource stop_;
+    BlobFetchSettings fetch_settings_;
     std::vector<Job> jobs_;
-    size_t first_ = 0; // below: layers that were there before
     std::atomic<size_t> next_download_{0}, next_unpack_{0};
 
     std::mutex mutex_; // streams, layer ids, error
     std::condition_variable changed_;
     std::exception_ptr error_;
+    std::set<BlobFetch *> fetches_;
     std::mutex sink_mutex_;
 };
 
-void LayerPull::say(Job &job, const char *status, uint64_t current, uint64_t total, bool throttled) {
+void LayerPull::say(Job &job, const char *status, uint64_t current, uint64_t total, bool throttled,
+                    std::vector<std::pair<std::string, uint64_t>> sources) {
     std::lock_guard lock(sink_mutex_);
     const int64_t now = Call::now_ns();
     if (throttled && now - job.last_line_ns < kProgressGap) return;
     if (throttled) job.last_line_ns = now;
-    sink_({job.short_id, status, current, total});
+    sink_({job.short_id, status, current, total, std::move(sources)});
 }
 
 void LayerPull::fail(std::exception_ptr why) {
     std::lock_guard lock(mutex_);
     if (!error_) error_ = std::move(why);
     stop_.cancel();
+    for (BlobFetch *fetch : fetches_)
+        fetch->cancel();
     changed_.notify_all();
 }
 
@@ -127,7 +142,7 @@ void LayerPull::download_worker() {
         for (;;) {
             const size_t i = next_download_.fetch_add(1);
             if (i >= jobs_.size()) return;
-            download(jobs_[i]);
+            if (jobs_[i].wanted()) download(jobs_[i]);
         }
     } catch (...) {
         fail(std::current_exception());
@@ -146,118 +161,132 @@ void LayerPull::unpack_worker() {
     }
 }
 
-void LayerPull::download(Job &job) {
-    std::vector<std::string> avoid;
-    for (int wrong = 0;; ++wrong) {
-        bool fresh = true;
-        try {
-            download_once(job, avoid, fresh);
-            return;
-        } catch (const Error &error) {
-            if (error.error_class() != ErrorClass::kDataLoss || !fresh || wrong + 1 >= kMaxWrong) throw;
-            log_warn("download {}: {}; asking another endpoint", job.plan->blob.digest, error.message());
-            std::lock_guard lock(mutex_);
-            if (job.stream) job.stream->state = Stream::State::kWrong;
-            job.stream.reset();
-            changed_.notify_all();
-        }
-    }
+void LayerPull::publish(Job &job, std::shared_ptr<Stream> stream) {
+    std::lock_guard lock(mutex_);
+    job.stream = std::move(stream);
+    changed_.notify_all();
 }
 
-/// `fresh` false: the endpoints themselves are at an end, another attempt is pointless.
-void LayerPull::download_once(Job &job, std::vector<std::string> &avoid, bool &fresh) {
-    const BlobRef &blob = job.plan->blob;
-    auto publish = [&](std::shared_ptr<Stream> stream) {
-        std::lock_guard lock(mutex_);
-        job.stream = std::move(stream);
-        changed_.notify_all();
-    };
-    auto from_store = [&] {
-        auto stream = std::make_shared<Stream>();
-        try {
-            stream->fd = context_.content.open(blob.digest);
-        } catch (const Error &error) { // not has(): another pull may remove it in between
-            if (error.error_class() == ErrorClass::kNotFound) return false;
-            throw;
-        }
-        stream->available = file_size(stream->fd.get());
-        stream->state = Stream::State::kVerified;
-        stream->stored = true;
-        publish(stream);
-        say(job, "Download complete");
-        return true;
-    };
-    if (from_store()) return;
-    const auto guard = context_.locks.lock("blob " + blob.digest, stop_);
-    if (from_store()) return;
-
-    auto ingest = context_.content.ingest(blob.digest, blob.size, blob.media_type);
+bool LayerPull::from_store(Job &job) {
     auto stream = std::make_shared<Stream>();
-    stream->fd = ingest->reader();
-    stream->available = ingest->written();
-    const bool resumed = stream->available > 0;
-    publish(stream);
-
-    std::vector<std::string> served;
     try {
-        if (ingest->written() < blob.size || blob.size == 0) {
-            CallScope scope(cancelled_by(stop_));
-            Fetch fetch;
-            fetch.from = context_.from;
-            fetch.descriptor = {blob.media_type, blob.digest, blob.size, ""};
-            fetch.offset = ingest->written();
-            fetch.avoid = avoid;
-            fetch.credential = context_.credential;
-            bool asked = false;
-            try {
-                context_.registry.fetch(
-                    scope, fetch,
-                    [&](const std::string &endpoint, uint64_t at, const void *data, size_t size) {
-                        asked = true;
-                        if (at != ingest->written())
-                            throw Error(ErrorClass::kInternal,
-                                        "download " + blob.digest + ": the registry driver skipped bytes");
-                        if (std::find(served.begin(), served.end(), endpoint) == served.end())
-                            served.push_back(endpoint);
-                        ingest->write(data, size);
-                        {
-                            std::lock_guard lock(mutex_);
-                            stream->available = ingest->written();
-                            changed_.notify_all();
-                        }
-                        say(job, "Downloading", ingest->written(), blob.size, true);
-                    });
-            } catch (const Error &error) {
-                fresh = asked || resumed;
-                throw;
-            }
-        }
-        say(job, "Verifying Checksum");
-        ingest->verify();
-        {
-            // The layer need not wait for the disk; the pull as a whole does, in run().
-            std::lock_guard lock(mutex_);
-            stream->state = Stream::State::kVerified;
-            changed_.notify_all();
-        }
-        ingest->commit();
-    } catch (const Error &error) {
-        // On a full disk what could be resumed is worth less than its space.
-        if (error.error_class() == ErrorClass::kNoSpace || out_of_space()) ingest->drop();
-        if (error.error_class() == ErrorClass::kDataLoss) {
-            ingest->drop();
-            // Of several endpoints the first is the mirror nearest to the user; what a killed process left
-            // may be the wrong part as well, so nobody is blamed for a resumed one.
-            if (!resumed && !served.empty()) avoid.push_back(served.front());
-        }
+        stream->fd = context_.content.open(job.plan->blob.digest);
+    } catch (const Error &error) { // not has(): another pull may remove it in between
+        if (error.error_class() == ErrorClass::kNotFound) return false;
         throw;
     }
+    stream->available = file_size(stream->fd.get());
+    if (stream->available != job.plan->blob.size) {
+        log_warn("blob {} has {} of {} bytes on disk; downloading it again", job.plan->blob.digest,
+                 stream->available, job.plan->blob.size);
+        context_.content.remove(job.plan->blob.digest);
+        return false;
+    }
+    stream->state = Stream::State::kVerified;
+    stream->stored = true;
+    publish(job, stream);
+    say(job, "Download complete");
+    return true;
+}
+
+void LayerPull::download(Job &job) {
+    const BlobRef &blob = job.plan->blob;
+    if (from_store(job)) return;
+    // Another pull may be bringing the same blob. What it has when it is cancelled is ours to go on with.
+    const auto guard = context_.locks.lock("blob " + blob.digest, stop_);
+    if (from_store(job)) return;
+    auto ingest = context_.content.ingest(blob.digest, blob.size, blob.media_type);
+    bring(job, *ingest);
+}
+
+/// Who unpacks what this stream gave so far does it again with the next one.
+void LayerPull::restart(Job &job, std::shared_ptr<Stream> stream) {
+    std::lock_guard lock(mutex_);
+    if (job.stream) job.stream->state = Stream::State::kWrong;
+    job.stream = std::move(stream);
+    changed_.notify_all();
+}
+
+void LayerPull::bring(Job &job, Ingest &ingest) {
+    const BlobRef &blob = job.plan->blob;
+    const auto begin_stream = [&] {
+        auto stream = std::make_shared<Stream>();
+        stream->fd = ingest.reader();
+        stream->available = ingest.written();
+        return stream;
+    };
+    publish(job, begin_stream());
+    const auto slot = context_.connections.wait([this] { return stop_.cancelled(); });
+    BlobFetch fetch(
+        fetch_settings_, blob, ingest,
+        [&] {
+            {
+                std::lock_guard lock(mutex_);
+                job.stream->available = std::max(job.stream->available, ingest.written());
+                changed_.notify_all();
+            }
+            say(job, "Downloading", ingest.present(), blob.size, true);
+        },
+        [&] {
+            auto stream = begin_stream();
+            stream->available = 0; // until it is known which bytes are wrong
+            restart(job, std::move(stream));
+        });
+    struct Listed {
+        LayerPull &owner;
+        BlobFetch &fetch;
+        ~Listed() {
+            std::lock_guard lock(owner.mutex_);
+            owner.fetches_.erase(&fetch);
+        }
+    } listed{*this, fetch};
+    {
+        std::lock_guard lock(mutex_);
+        check();
+        fetches_.insert(&fetch);
+    }
+    fetch.run();
+    say(job, "Verifying Checksum");
+    std::vector<std::pair<std::string, uint64_t>> sources;
+    for (Ingest::Source &source : ingest.sources())
+        sources.emplace_back(std::move(source.endpoint), source.bytes);
+    std::shared_ptr<Stream> stream;
+    {
+        // The layer need not wait for the disk; the pull as a whole does, in run().
+        std::lock_guard lock(mutex_);
+        stream = job.stream;
+        stream->available = ingest.size();
+        stream->state = Stream::State::kVerified;
+        changed_.notify_all();
+    }
+    ingest.commit(context_.retain_blobs);
     {
         std::lock_guard lock(mutex_);
         stream->stored = true;
         changed_.notify_all();
     }
-    say(job, "Download complete");
+    say(job, "Download complete", 0, 0, false, std::move(sources));
+}
+
+/// Verified once, and other bytes now: damaged on the disk since, or by a power cut.
+bool LayerPull::damaged_blob(const Job &job) {
+    const std::string &digest = job.plan->blob.digest;
+    Hasher hasher(digest.substr(0, digest.find(':')));
+    UniqueFd fd;
+    try {
+        fd = context_.content.open(digest);
+    } catch (const Error &error) {
+        if (error.error_class() != ErrorClass::kNotFound) throw;
+        return true;
+    }
+    std::vector<char> buffer(1 << 20);
+    for (;;) {
+        const ssize_t n = ::read(fd.get(), buffer.data(), buffer.size());
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return true;
+        if (n == 0) return hasher.digest() != digest;
+        hasher.update(buffer.data(), static_cast<size_t>(n));
+    }
 }
 
 size_t LayerPull::read(Job &job, const std::shared_ptr<Stream> &stream, uint64_t &at, void *buffer,
@@ -297,16 +326,21 @@ std::string LayerPull::wait_for_parent(size_t index) {
 }
 
 void LayerPull::unpack(size_t index) {
+    if (jobs_[index].exists) {
+        if (take_existing(index)) return;
+        if (!jobs_[index].blob_missing) download(jobs_[index]);
+    }
+    bool mended = false; // at most once
     for (;;) {
         try {
-            unpack_once(index);
+            unpack_once(index, mended);
             return;
         } catch (const Restart &) {
         }
     }
 }
 
-void LayerPull::unpack_once(size_t index) {
+void LayerPull::unpack_once(size_t index, bool &mended) {
     Job &job = jobs_[index];
     std::shared_ptr<Stream> stream;
     {
@@ -335,12 +369,22 @@ void LayerPull::unpack_once(size_t index) {
         try {
             making->unpack([&](void *buffer, size_t size) { return read(job, stream, at, buffer, size); },
                            scope);
-        } catch (const Error &) {
+        } catch (const Error &error) {
             // Wrong bytes may break the unpacking before their digest is known: the download decides.
             std::unique_lock lock(mutex_);
             changed_.wait(lock, [&] { return error_ || stream->state != Stream::State::kRunning; });
             if (!error_ && stream->state == Stream::State::kWrong) throw Restart{};
-            throw;
+            if (error_ || mended || error.error_class() != ErrorClass::kDataLoss) throw;
+            changed_.wait(lock, [&] { return error_ || stream->stored; });
+            if (error_) throw;
+            lock.unlock();
+            if (!damaged_blob(job)) throw;
+            log_warn("blob {} is damaged on disk; downloading it again", job.plan->blob.digest);
+            context_.content.remove(job.plan->blob.digest);
+            restart(job, nullptr);
+            mended = true;
+            download(job);
+            throw Restart{};
         }
         {
             std::unique_lock lock(mutex_);
@@ -373,27 +417,66 @@ void LayerPull::unpack_once(size_t index) {
     say(job, "Pull complete");
 }
 
+/// Which layers are there as they were made. What was changed, cut short or removed on the disk is marked, so
+/// that it is made anew, below those that stand on it.
+void LayerPull::look_at_existing() {
+    bool below = true; // so far all are there
+    for (Job &job : jobs_) {
+        const auto found = context_.layers.find(job.plan->chain_id);
+        job.exists = found.has_value();
+        if (found)
+            if (const std::string damage = damage_of(context_.layers, found->id, cancel_); !damage.empty()) {
+                log_warn("layer {} ({}): {}; making it anew", found->id, job.short_id, damage);
+                context_.layers.mark_damaged(found->id, damage);
+                job.exists = false;
+                repaired_ = true;
+                say(job, "Repairing damaged layer");
+            }
+        below = below && job.exists;
+        if (below) job.layer_id = found->id;
+        if (job.exists && context_.retain_blobs) {
+            const std::string &digest = job.plan->blob.digest;
+            job.blob_missing =
+                !context_.content.has(digest) || context_.content.size(digest) != job.plan->blob.size;
+            repaired_ = repaired_ || job.blob_missing;
+        }
+        say(job, job.blob_missing ? "Repairing missing blob"
+                 : job.exists     ? "Already exists"
+                                  : "Pulling fs layer");
+    }
+}
+
+/// False when it has gone since.
+bool LayerPull::take_existing(size_t index) {
+    Job &job = jobs_[index];
+    {
+        std::lock_guard lock(mutex_);
+        if (!job.layer_id.empty()) return true;
+    }
+    wait_for_parent(index);
+    const auto found = context_.layers.find(job.plan->chain_id);
+    if (!found) return false;
+    std::lock_guard lock(mutex_);
+    job.layer_id = found->id;
+    changed_.notify_all();
+    return true;
+}
+
 std::string LayerPull::run() {
     if (jobs_.empty()) return {};
-    for (size_t i = jobs_.size(); i-- > 0;) {
-        if (const auto found = context_.layers.find(jobs_[i].plan->chain_id);
-            found && context_.layers.whole(found->id)) {
-            first_ = i + 1;
-            jobs_[i].layer_id = found->id;
-            break;
-        }
-    }
-    for (size_t i = 0; i < jobs_.size(); ++i)
-        say(jobs_[i], i < first_ ? "Already exists" : "Pulling fs layer");
-    if (first_ == jobs_.size()) return jobs_.back().layer_id;
-    const size_t missing = jobs_.size() - first_;
-    const size_t downloads = std::clamp<size_t>(context_.downloads, 1, std::min<size_t>(missing, 32));
+    look_at_existing();
+    std::vector<Job *> wanted;
+    for (Job &job : jobs_)
+        if (job.wanted()) wanted.push_back(&job);
+    if (wanted.empty()) return jobs_.back().layer_id;
+    const size_t missing = wanted.size();
+    const size_t downloads =
+        std::clamp<size_t>(context_.config.max_parallel_downloads, 1, std::min<size_t>(missing, 32));
     const size_t cores = std::max(1u, std::thread::hardware_concurrency());
     const size_t unpacks =
         std::clamp<size_t>(context_.unpacks ? context_.unpacks : cores, 1, std::min<size_t>(missing, 64));
-    for (size_t i = first_ + downloads; i < jobs_.size(); ++i)
-        say(jobs_[i], "Waiting");
-    next_download_ = next_unpack_ = first_;
+    for (size_t i = downloads; i < missing; ++i)
+        say(*wanted[i], "Waiting");
 
     // Turns the caller's cancellation into ours, which also has to wake the waiters above.
     UniqueFd ended(::eventfd(0, EFD_CLOEXEC));
@@ -423,20 +506,27 @@ std::string LayerPull::run() {
             fail(std::current_exception()); // the threads that did start end and are joined
         }
     }
-    if (!context_.retain_blobs && out_of_space()) {
-        for (const Job &job : jobs_) {
-            try {
-                if (job.stream) context_.content.remove(job.plan->blob.digest);
-            } catch (const Error &error) {
-                log_warn("make space after a failed pull: {}", error.message());
-            }
-        }
-    }
     std::lock_guard lock(mutex_);
     if (jobs_.back().layer_id.empty() && !error_)
         throw Error(ErrorClass::kInternal, "pull: the layers ended without a result");
     if (error_) std::rethrow_exception(error_); // a blob may fail after its layer was made
     return jobs_.back().layer_id;
+}
+
+/// "" when nothing is known to be wrong with the files of a layer: kinds, sizes, owners, times, not contents,
+/// which `system check --deep` reads (20 us for each file here, most of it the kernel's).
+std::string damage_of(const Layers &layers, const std::string &id, const CancelSource &cancel) {
+    const CallScope call(cancelled_by(cancel));
+    try {
+        const LayerVerdict verdict = verify_layer(layers, layers.records(), id, call, false);
+        if (verdict.damaged == 0) return {};
+        return verdict.first.empty() ? "damaged" : verdict.first.front();
+    } catch (const Error &error) {
+        if (error.error_class() == ErrorClass::kCancelled) throw;
+        if (error.error_class() == ErrorClass::kNotFound) return error.message();
+        log_warn("look at layer {}: {}", id, error.message());
+        return {};
+    }
 }
 
 std::string digest_as(const std::string &like, std::string_view bytes) {
@@ -460,16 +550,25 @@ std::string short_digest(const std::string &digest) {
 }
 
 std::string pull_layers(const LayerPullContext &context, const std::vector<LayerPlan> &plan,
-                        const CancelSource &cancel, const PullSink &sink) {
-    return LayerPull(context, plan, cancel, sink).run();
+                        const CancelSource &cancel, const PullSink &sink, bool &repaired) {
+    return LayerPull(context, plan, cancel, sink, repaired).run();
 }
 
 std::string fetch_small(const LayerPullContext &context, const BlobRef &blob, bool is_manifest, size_t limit,
-                        const CancelSource &cancel) {
+                        const CancelSource &cancel, bool *repaired) {
     if (blob.size > limit)
         throw Error(ErrorClass::kInvalidArgument, "fetch " + blob.digest + ": " + std::to_string(blob.size) +
                                                       " bytes are more than " + std::to_string(limit));
-    if (context.content.has(blob.digest)) return context.content.read(blob.digest, limit);
+    if (context.content.has(blob.digest)) {
+        try {
+            return context.content.read(blob.digest, limit);
+        } catch (const Error &error) {
+            if (error.error_class() == ErrorClass::kCancelled) throw;
+            log_warn("{}; fetching it again", error.message());
+            context.content.remove(blob.digest);
+            if (repaired) *repaired = true;
+        }
+    }
     Fetch fetch;
     fetch.from = context.from;
     fetch.descriptor = {blob.media_type, blob.digest, blob.size, ""};

@@ -83,6 +83,7 @@ uint64_t Images::Impl::sweep() {
 }
 
 uint64_t Images::Impl::sweep_now() {
+    forget_expired_pulls();
     const uint64_t freed = layers.sweep();
     // Manifests and configs that no image refers to. Layer blobs go too unless they are to be retained.
     std::set<std::string> wanted;
@@ -95,6 +96,9 @@ uint64_t Images::Impl::sweep_now() {
         auto digests = d.prepare("SELECT digest FROM image_digest");
         while (digests.step())
             wanted.insert(digests.text(0));
+        auto parts = d.prepare("SELECT part FROM pull_part");
+        while (parts.step())
+            wanted.insert(parts.text(0));
         auto blobs = d.prepare("SELECT blob_digest FROM layer WHERE blob_digest <> ''");
         while (retain_blobs && blobs.step())
             wanted.insert(blobs.text(0));
@@ -224,7 +228,8 @@ bool Images::Impl::commit(const Commit &what) {
         const int64_t now = wall_ns();
         auto image =
             d.prepare("INSERT INTO image(id, manifest, config, top_layer, parent, size, created, added, "
-                      "used) VALUES(?,?,?,?,?,?,?,?,?) ON CONFLICT(id) DO UPDATE SET used=excluded.used");
+                      "used) VALUES(?,?,?,?,?,?,?,?,?) ON CONFLICT(id) DO UPDATE SET used=excluded.used,"
+                      "config=excluded.config,top_layer=excluded.top_layer,manifest=excluded.manifest");
         image.bind(1, what.id).bind(2, what.manifest).bind_blob(3, what.config);
         if (what.top_layer.empty())
             image.bind_null(4);
@@ -233,6 +238,7 @@ bool Images::Impl::commit(const Commit &what) {
         image.bind(5, what.parent).bind(6, static_cast<int64_t>(what.size)).bind(7, what.created_ns);
         image.bind(8, now).bind(9, now);
         image.run();
+        if (!what.pull.empty()) d.prepare("DELETE FROM pull WHERE manifest=?").bind(1, what.pull).run();
         if (!what.ref) return;
         const ImageReference &ref = *what.ref;
         if (!ref.tag.empty()) {

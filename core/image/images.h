@@ -89,6 +89,16 @@ struct Deleted {
     std::string untagged, deleted; // one of both
 };
 
+/// What a pull that has not ended brought, and the next one goes on with.
+struct InterruptedDownload {
+    std::string digest;             // of a blob, or chain ID of a finished layer
+    uint64_t present = 0, size = 0; // bytes; size 0: not known
+    uint64_t disk = 0;              // bytes it takes
+    int64_t changed_ns = 0;         // wall clock
+    bool active = false;            // a pull is bringing it now
+    bool layer = false;
+};
+
 /// docker commit, as seen from the image.
 struct ImageCommit {
     std::string parent;                    // image id of the container's image; "" for none
@@ -129,7 +139,9 @@ class Images {
     void tag(const std::string &name, const ImageReference &to);
     /// docker rmi semantics. kFailedPrecondition (409) texts as dockerd's.
     std::vector<Deleted> remove(const std::string &name, bool force, bool prune_parents);
+    /// Takes interrupted downloads too.
     std::vector<Deleted> prune(bool dangling_only, uint64_t &reclaimed);
+    std::vector<InterruptedDownload> interrupted() const;
     /// docker import: a root file system tar as a new image of one layer. Returns the image id.
     std::string import(const std::function<size_t(void *, size_t)> &tar,
                        const std::optional<ImageReference> &ref, const std::string &message,
@@ -147,6 +159,7 @@ class Images {
 
   private:
     struct Impl;
+    static std::vector<InterruptedDownload> interrupted_of(const Impl &impl);
     std::unique_ptr<Impl> impl_;
 };
 

@@ -5,6 +5,7 @@
 #include "core/image/images.h"
 #include "core/image/manifest.h"
 #include "core/image/trust.h"
+#include "core/image/transfer_limits.h"
 
 #include <condition_variable>
 #include <mutex>
@@ -79,6 +80,10 @@ struct Images::Impl {
     bool sweeping = false, sweep_wanted = false;
     PullAudience audience = {};
     std::shared_ptr<const TrustPolicy> trust = {};
+    std::set<std::string> pulling = {}; // manifests; with work_mutex
+    // One for each blob that is fetched, and some more for ranges of large ones.
+    Connections connections{config.max_parallel_downloads + config.parallel_ranges};
+    Bandwidth bandwidth{config.bandwidth};
 
     class Work {
       public:
@@ -112,6 +117,7 @@ struct Images::Impl {
         uint64_t size = 0;
         int64_t created_ns = 0;
         std::optional<ImageReference> ref; // its tag becomes a name, its digest a digest
+        std::string pull;                  // the manifest whose pull ends with it
     };
     bool commit(const Commit &what);
     void publish(const char *action, const std::string &id, const std::string &name) const;
@@ -130,6 +136,22 @@ struct Images::Impl {
     std::string pull_one(const ImageReference &ref, const Platform &platform, bool platform_given,
                          const std::optional<Credential> &credential, const CancelSource &cancel,
                          const PullSink &sink);
+
+    // interrupted.cpp: what a pull brought before it ended early stays for the next one
+    class Pulling {
+      public:
+        Pulling(Impl &impl, std::string manifest, const std::set<std::string> &parts);
+        ~Pulling();
+        Pulling(const Pulling &) = delete;
+
+      private:
+        Impl &impl_;
+        std::string manifest_;
+    };
+    void forget_expired_pulls();
+    /// A disk that filled up gets its last tenth back, before what could be continued.
+    void make_room(const std::string &manifest);
+    uint64_t drop_interrupted();
 
     // remove.cpp
     struct User {

@@ -66,15 +66,9 @@ void PullAudience::show(const std::string &image, const PullProgress &progress) 
 std::string Images::Impl::pull_one(const ImageReference &ref, const Platform &platform, bool platform_given,
                                    const std::optional<Credential> &credential, const CancelSource &cancel,
                                    const PullSink &sink) {
-    LayerPullContext context{content,
-                             layers,
-                             *registry,
-                             locks,
-                             driver_reference(ref),
-                             credential,
-                             config.max_parallel_downloads,
-                             max_unpack,
-                             retain_blobs};
+    LayerPullContext context{content,     layers,     *registry,   locks,
+                             connections, bandwidth,  config,      driver_reference(ref),
+                             credential,  max_unpack, retain_blobs};
     admit_name(ref, "pull"); // nobody is asked about what is refused anyhow
     const Work work(*this);
 
@@ -95,11 +89,13 @@ std::string Images::Impl::pull_one(const ImageReference &ref, const Platform &pl
                                                " served a manifest " + got + " for " + wanted_digest);
     Manifest manifest = parse_manifest(body, top.media_type);
     BlobRef manifest_blob{manifest.media_type, wanted_digest, body.size()};
+    bool repaired = content.has(wanted_digest) && content.size(wanted_digest) != body.size();
     content.put(body, manifest.media_type, wanted_digest);
     if (manifest.is_index) {
         manifest_blob = choose_platform(manifest, platform);
-        manifest = parse_manifest(fetch_small(context, manifest_blob, true, kMaxManifestBytes, cancel),
-                                  manifest_blob.media_type);
+        manifest =
+            parse_manifest(fetch_small(context, manifest_blob, true, kMaxManifestBytes, cancel, &repaired),
+                           manifest_blob.media_type);
         if (manifest.is_index)
             throw Error(ErrorClass::kUnsupported, "pull " + ref.familiar() + ": an index within an index");
     }
@@ -122,7 +118,8 @@ std::string Images::Impl::pull_one(const ImageReference &ref, const Platform &pl
     };
 
     // What is in it?
-    const std::string config_json = fetch_small(context, manifest.config, false, kMaxConfigBytes, cancel);
+    const std::string config_json =
+        fetch_small(context, manifest.config, false, kMaxConfigBytes, cancel, &repaired);
     const ImageInfo info = parse_config(config_json);
     check_platform(info, platform, platform_given, ref);
     if (info.diff_ids.size() != manifest.layers.size())
@@ -135,7 +132,19 @@ std::string Images::Impl::pull_one(const ImageReference &ref, const Platform &pl
                         chain_id_of(i ? plan[i - 1].chain_id : std::string(), info.diff_ids[i])});
 
     sink({ref.digest.empty() ? ref.tag : ref.digest, "Pulling from " + ref.repository, 0, 0});
-    const std::string top_layer = pull_layers(context, plan, cancel, shared);
+    std::set<std::string> parts{wanted_digest, manifest_blob.digest, manifest.config.digest};
+    for (const LayerPlan &layer : plan) {
+        parts.insert(layer.blob.digest);
+        parts.insert(layer.chain_id);
+    }
+    const Pulling pulling(*this, manifest_blob.digest, parts);
+    std::string top_layer;
+    try {
+        top_layer = pull_layers(context, plan, cancel, shared, repaired);
+    } catch (const Error &error) {
+        if (error.error_class() == ErrorClass::kNoSpace) make_room(manifest_blob.digest);
+        throw;
+    }
 
     // From here on the image is visible.
     Commit what;
@@ -149,12 +158,14 @@ std::string Images::Impl::pull_one(const ImageReference &ref, const Platform &pl
             what.size += layers.get(id).size;
     what.ref = ref;
     what.ref->digest = wanted_digest;
+    what.pull = manifest_blob.digest;
     if (!ref.digest.empty()) what.ref->tag.clear();
     const bool changed = commit(what);
     sink({"", "Digest: " + wanted_digest, 0, 0});
     publish("pull", ref.familiar(), ref.familiar_name());
-    return changed ? "Status: Downloaded newer image for " + ref.familiar()
-                   : "Status: Image is up to date for " + ref.familiar();
+    return changed    ? "Status: Downloaded newer image for " + ref.familiar()
+           : repaired ? "Status: Repaired damaged image for " + ref.familiar()
+                      : "Status: Image is up to date for " + ref.familiar();
 }
 
 void Images::pull(const ImageReference &ref, bool all_tags, const std::string &platform,

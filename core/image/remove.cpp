@@ -199,6 +199,7 @@ std::vector<Deleted> Images::prune(bool dangling_only, uint64_t &reclaimed) {
             log_warn("prune image {}: {}", image.id, error.message());
         }
     }
+    reclaimed += impl_->drop_interrupted();
     return out;
 }
 

@@ -451,7 +451,8 @@ uint64_t Layers::sweep() {
                               "FROM layer l WHERE driver=? AND state='ready' AND chain_id IS NOT NULL "
                               "AND NOT EXISTS(SELECT 1 FROM layer c WHERE c.parent=l.id) "
                               "AND NOT EXISTS(SELECT 1 FROM image i WHERE i.top_layer=l.id) "
-                              "AND NOT EXISTS(SELECT 1 FROM container c WHERE c.layer=l.id)");
+                              "AND NOT EXISTS(SELECT 1 FROM container c WHERE c.layer=l.id) "
+                              "AND NOT EXISTS(SELECT 1 FROM pull_part p WHERE p.part=l.chain_id)");
                 rows.bind(1, impl_->name);
                 const std::lock_guard lock(impl_->mutex);
                 while (rows.step())

@@ -106,7 +106,8 @@ class Layers {
     Layer create_writable(const std::string &parent_id, uint64_t size_limit);
     std::vector<Mount> mounts(const std::string &id, bool read_only) const;
     void remove(const std::string &id); // kFailedPrecondition while it has children or users
-    /// Removes image layers that no image, container or child layer refers to. Returns bytes freed.
+    /// Removes image layers that no image, container, child layer or interrupted pull refers to. Returns
+    /// bytes freed.
     uint64_t sweep();
     Usage usage(const std::string &id) const;
     std::vector<Change> changes(const std::string &id) const;

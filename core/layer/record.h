@@ -91,8 +91,8 @@ struct LayerVerdict {
 };
 
 /// Compares every file of a layer with the records: of its own part where layers are independent, else of
-/// the whole tree, since such a driver keeps copies.
+/// the whole tree, since such a driver keeps copies. Without `contents` no file is opened.
 LayerVerdict verify_layer(const Layers &layers, const LayerRecords &records, const std::string &id,
-                          const Call &call);
+                          const Call &call, bool contents = true);
 
 } // namespace gantry

@@ -156,8 +156,9 @@ class Replay {
 
 class Comparison {
   public:
-    Comparison(Tree &expected, gantry_whiteout whiteout, const Call &call, LayerVerdict &out)
-        : expected_(expected), whiteout_(whiteout), call_(call), out_(out), buffer_(1 << 20) {}
+    Comparison(Tree &expected, gantry_whiteout whiteout, const Call &call, LayerVerdict &out, bool contents)
+        : expected_(expected), whiteout_(whiteout), call_(call), out_(out), contents_(contents),
+          buffer_(contents ? 1 << 20 : 0) {}
 
     void run(int root) {
         UniqueFd fd(::openat(root, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
@@ -241,6 +242,7 @@ class Comparison {
         if (S_ISREG(e.type)) {
             file(path, parent, name, st, was);
         } else if (S_ISDIR(e.type)) {
+            if (!contents_) return;
             const UniqueFd fd(::openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
             if (fd) attributes(path, fd.get(), was);
         } else if (S_ISLNK(e.type)) {
@@ -260,6 +262,7 @@ class Comparison {
         if (static_cast<uint64_t>(st.st_size) != was.size)
             return say(path,
                        "has " + std::to_string(st.st_size) + " of " + std::to_string(was.size) + " bytes");
+        if (!contents_) return;
         const UniqueFd fd(::openat(parent, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NOATIME));
         if (!fd) return say(path, std::string("cannot be read: ") + std::strerror(errno));
         attributes(path, fd.get(), was);
@@ -304,6 +307,7 @@ class Comparison {
     const gantry_whiteout whiteout_;
     const Call &call_;
     LayerVerdict &out_;
+    const bool contents_;
     std::vector<char> buffer_;
     std::map<ino_t, uint64_t> linked_;
 };
@@ -311,7 +315,7 @@ class Comparison {
 } // namespace
 
 LayerVerdict verify_layer(const Layers &layers, const LayerRecords &records, const std::string &id,
-                          const Call &call) {
+                          const Call &call, bool contents) {
     LayerVerdict out;
     LayerIds parts = layers.independent() ? LayerIds{id} : layers.lineage(id);
     std::reverse(parts.begin(), parts.end());
@@ -327,7 +331,7 @@ LayerVerdict verify_layer(const Layers &layers, const LayerRecords &records, con
     // What an unrecorded layer below brought or took away is not known; all of it would look added or gone.
     if (!out.unrecorded.empty()) return out;
     const UniqueFd own = layers.own_tree(id);
-    Comparison(tree, layers.whiteout(), call, out).run(own.get());
+    Comparison(tree, layers.whiteout(), call, out, contents).run(own.get());
     return out;
 }
 

@@ -80,6 +80,15 @@ CREATE TABLE plugin_kv(
 )sql",
     // Why a ready layer is not to be trusted; of a removing one: the layer that took its place.
     R"sql(ALTER TABLE layer ADD COLUMN damaged TEXT NOT NULL DEFAULT '';)sql",
+    // Pulls that began and did not end. Their parts (digests of blobs, chain IDs of layers) are spared by the
+    // sweep, so that the next attempt goes on with them.
+    R"sql(
+CREATE TABLE pull(manifest TEXT PRIMARY KEY, begun INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE pull_part(
+  pull TEXT NOT NULL REFERENCES pull(manifest) ON DELETE CASCADE, part TEXT NOT NULL,
+  PRIMARY KEY(pull, part)) WITHOUT ROWID;
+CREATE INDEX pull_part_by_part ON pull_part(part);
+)sql",
 };
 const int kSchemaStepCount = sizeof kSchemaSteps / sizeof *kSchemaSteps;
 

@@ -11,7 +11,7 @@ if [ -z "${GANTRY_BENCH_DIR:-}" ]; then
   [ "$(id -u)" = 0 ] || { echo "bench: needs root" >&2; exit 1; }
   # A copied tree (bin/, lib/) has nothing to build.
   [ ! -e "$BUILD/build.ninja" ] || ninja -C "$BUILD" gantry-bench > /dev/null || true
-  for program in gantry gantryd floor layer_bench; do [ -x "$BUILD/bin/$program" ] || { echo "bench: $BUILD/bin/$program is missing" >&2; exit 1; }; done
+  for program in gantry gantryd floor layer_bench mirror_bench; do [ -x "$BUILD/bin/$program" ] || { echo "bench: $BUILD/bin/$program is missing" >&2; exit 1; }; done
   export GANTRY_BENCH_DIR; GANTRY_BENCH_DIR=$(mktemp -d "${GANTRY_BENCH_TMP:-/var/tmp}/gantry-bench.XXXXXX")
   export GANTRY_BENCH_CGROUP=gantry-bench-$$ GANTRY_BENCH_INIT=
   clean() {

@@ -1,11 +1,11 @@
 """Measures gantry, docker and podman in turns; bench.sh makes the place. Sections: run exec many size pull
-layers big. The table is for people; the last line is the same as JSON."""
+mirrors layers big. The table is for people; the last line is the same as JSON."""
 import json, os, pathlib, shutil, statistics, subprocess, sys, time
 
 T = pathlib.Path(sys.argv[1])
 REGISTRY, BUILD, QUICK = os.environ["REGISTRY"], os.environ["BUILD"], os.environ["MODE"] == "quick"
 CGROUP = os.environ["GANTRY_BENCH_CGROUP"]
-SECTIONS = sys.argv[2:] or ["run", "exec", "many", "size", "pull", "layers"] + ([] if QUICK else ["big"])
+SECTIONS = sys.argv[2:] or ["run", "exec", "many", "size", "pull", "mirrors", "layers"] + ([] if QUICK else ["big"])
 ACCOUNT = pathlib.Path("/sys/fs/cgroup/cpuacct")
 BIG = pathlib.Path(os.environ["BENCH_CACHE"]) / "big"
 quiet = dict(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -25,6 +25,13 @@ def pss(pids):
         except OSError:
             pass
     return total
+
+
+def peak_resident(pid):
+    for line in open(f"/proc/{pid}/status"):
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1])
+    return 0
 
 
 def processes(match):
@@ -315,12 +322,14 @@ def section_size():
 def pulls(label, image, rounds):
     """The peers sync nothing: gantry is held against them without that, and its price is told apart."""
     names = [e.name for e in ENGINES] + ["durable"]
-    wall, cpu = {n: [] for n in names}, {n: [] for n in names}
+    wall, cpu, memory = {n: [] for n in names}, {n: [] for n in names}, []
     for _ in range(rounds):
         for name, engine, options in [(e.name, e, {"durable": False}) for e in ENGINES] + [("durable", GANTRY, {})]:
             engine.fresh(**options)
             took, used = engine.timed(*engine.pull(image))
             wall[name].append(took), cpu[name].append(used)
+            if engine is GANTRY:
+                memory.append(peak_resident(engine.daemon.pid))
             engine.stop()
             engine.unmount()
     peers = {e.name: median(wall[e.name]) for e in ENGINES[1:]}
@@ -328,6 +337,7 @@ def pulls(label, image, rounds):
     record(f"cold pull of {label}", "s", {"gantry": took, **peers}, digits=2)
     record("  with durable = true, the default", "s", {"gantry": median(wall["durable"]), **peers}, digits=2)
     record("  processor time", "s", {e.name: median(cpu[e.name]) for e in ENGINES}, digits=2)
+    record("  most memory of the engine (VmHWM)", "MiB", {"gantry": max(memory) / 1024})
     return took
 
 
@@ -351,6 +361,17 @@ def section_big():
     GANTRY.fresh()
     files = bench_program("unpack", str(BIG / "oci"), str(GANTRY.mount / "x"))[0]
     record("  limit: files, inflating, tar digest; no sync", "s", {"gantry": files["unpack_ms"] / 1000}, digits=2)
+    GANTRY.stop()
+    GANTRY.unmount()
+
+
+def section_mirrors():
+    """Three mirrors that give 10 MB/s each, against the sum of what they give."""
+    GANTRY.fresh()
+    text = subprocess.run([f"{BUILD}/bin/mirror_bench", str(GANTRY.mount / "m"), "120" if QUICK else "300",
+                           "1" if QUICK else "3"], check=True, capture_output=True, text=True).stdout
+    for line in map(json.loads, text.splitlines()):
+        record(f"{line['bytes'] / 1e6:.0f} MB, {line['case']}", "s", {"gantry": line["seconds"]}, line["ideal"], 2)
     GANTRY.stop()
     GANTRY.unmount()
 
@@ -379,7 +400,7 @@ try:
             engine.remove_all()
             engine.stop()
             engine.unmount()
-    for name in ("pull", "layers", "big"):
+    for name in ("pull", "mirrors", "layers", "big"):
         if name in SECTIONS:
             globals()["section_" + name]()
 except RuntimeError as error:

@@ -36,8 +36,14 @@ expect "exit status" 1 $status
 says_full "pull" "$(tail -1 "$T/out")"
 contains "the API's stream" '"errorDetail"' "$(curl -s -X POST --unix-socket "$T/run/gantry.sock" 'http://d/images/create?fromImage=big&tag=latest')"
 expect "no half image" 0 "$(g images -q big | wc -l)"
+contains "what can be continued" "Partial Downloads" "$(g system df)"
+contains "in detail" "blob" "$(g system df -v | sed -n '/^Partial/,$p')"
+[ $(($(df --output=avail -k "$T/root" | tail -1))) -ge 2400 ] || fail "the failed pulls leave less than a tenth free"
+g system prune -f > /dev/null
 after=$(used)
 [ $((after - before)) -lt 1024 ] || fail "the failed pulls keep $((after - before)) KiB"
+status=0; g pull -q big > "$T/out" 2>&1 || status=$?
+expect "exit status" 1 $status
 
 note "a container fills the disk"
 status=0; g run --rm busybox dd if=/dev/zero of=/fill bs=64k > "$T/out" 2>&1 || status=$?
@@ -84,7 +90,10 @@ g rm -f logger > /dev/null
 g rm toomuch > /dev/null 2>&1 || true
 expect "nothing left" "" "$(g ps -aq)"
 mount -o remount,size=120m "$T/root"
-g pull -q big > /dev/null
+contains "left to go on with" "Partial Downloads" "$(g system df)"
+g pull big > "$T/out"
+contains "where it came from" "from http://$REGISTRY" "$(cat "$T/out")"
+[[ $(g system df) != *"Partial Downloads"* ]] || fail "a finished pull leaves a partial download"
 expect "pulled" 1 "$(g images -q big | wc -l)"
 g rmi big busybox > /dev/null
 
