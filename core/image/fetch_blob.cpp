@@ -16,9 +16,9 @@
 namespace gantry {
 namespace {
 
-constexpr int kMaxWrong = 8;                   // digests that were wrong
-constexpr uint64_t kSmallestRange = 1 << 20;   // a request of its own must be worth it
-constexpr int64_t kStalled = 3'000'000'000;    // ns without a byte, then an idle connection takes over
+constexpr int kMaxWrong = 8;                    // digests that were wrong
+constexpr uint64_t kSmallestRange = 1 << 20;    // a request of its own must be worth it
+constexpr int64_t kStalled = 3'000'000'000;     // ns without a byte, then an idle connection takes over
 constexpr uint64_t kSpaceToMake = 256ull << 20; // at the cost of interrupted downloads
 
 bool is_final(const Error &error) {

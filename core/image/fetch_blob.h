@@ -47,10 +47,10 @@ class BlobFetch {
   private:
     struct Claim { // a range that somebody fetches
         uint64_t at = 0, end = 0;
-        int64_t moved_ns = 0;     // CLOCK_MONOTONIC, of the last byte
-        std::string endpoint;     // of the last byte
+        int64_t moved_ns = 0; // CLOCK_MONOTONIC, of the last byte
+        std::string endpoint; // of the last byte
         CancelSource *call = nullptr;
-        bool given_up = false;    // others have taken what was left
+        bool given_up = false; // others have taken what was left
     };
 
     void fill();

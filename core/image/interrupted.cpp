@@ -1,7 +1,8 @@
 // Pulls that ended early. The intent is a row with the digests and chain IDs of all parts, written before the
-// first byte; the transaction that makes the image visible takes it away. As long as it stands the sweep spares
-// the blobs and layers that are finished (partial blobs are the content store's), so that a pull which was
-// killed or cancelled costs the next one only what had not come. Rows go with their age, or when asked for.
+// first byte; the transaction that makes the image visible takes it away. As long as it stands the sweep
+// spares the blobs and layers that are finished (partial blobs are the content store's), so that a pull which
+// was killed or cancelled costs the next one only what had not come. Rows go with their age, or when asked
+// for.
 #include "core/base/ids.h"
 #include "core/base/log.h"
 #include "core/content/content.h"
@@ -66,15 +67,16 @@ uint64_t Images::Impl::drop_interrupted() {
 std::vector<InterruptedDownload> Images::interrupted_of(const Impl &impl) {
     std::vector<InterruptedDownload> out;
     for (const PartialBlob &blob : impl.content.partials())
-        out.push_back(
-            {blob.digest, blob.present, blob.size, blob.disk, blob.changed_ns, blob.active, false});
+        out.push_back({blob.digest, blob.present, blob.size, blob.disk, blob.changed_ns, blob.active, false});
     impl.db.transact([&](Db &d) {
         // Finished layers that no image stands on yet.
         auto rows = d.prepare(
             "WITH RECURSIVE used(id) AS (SELECT top_layer FROM image WHERE top_layer IS NOT NULL UNION "
             "SELECT l.parent FROM layer l JOIN used u ON l.id=u.id WHERE l.parent IS NOT NULL) "
-            "SELECT l.chain_id, l.size, l.created FROM layer l WHERE l.state='ready' AND l.chain_id IS NOT NULL "
-            "AND l.id NOT IN (SELECT id FROM used) AND EXISTS(SELECT 1 FROM pull_part p WHERE p.part=l.chain_id)");
+            "SELECT l.chain_id, l.size, l.created FROM layer l WHERE l.state='ready' AND l.chain_id IS NOT "
+            "NULL "
+            "AND l.id NOT IN (SELECT id FROM used) AND EXISTS(SELECT 1 FROM pull_part p WHERE "
+            "p.part=l.chain_id)");
         while (rows.step()) {
             const auto size = static_cast<uint64_t>(rows.integer(1));
             out.push_back({rows.text(0), size, size, size, rows.integer(2), false, true});

@@ -27,7 +27,8 @@ Connections::Slot Connections::wait(const std::function<bool()> &cancelled) {
     std::unique_lock lock(mutex_);
     while (free_ == 0) {
         freed_.wait_for(lock, std::chrono::nanoseconds(kLongestNap));
-        if (cancelled()) throw Error(ErrorClass::kCancelled, "wait for a connection: cancelled by the caller");
+        if (cancelled())
+            throw Error(ErrorClass::kCancelled, "wait for a connection: cancelled by the caller");
     }
     --free_;
     return Slot(*this);

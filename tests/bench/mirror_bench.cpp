@@ -1,5 +1,5 @@
-// A pull of one large zstd layer from three mirrors that give 10 MB/s each, and the same with one of them dying
-// half-way, against what the mirrors could give. Prints lines of JSON.
+// A pull of one large zstd layer from three mirrors that give 10 MB/s each, and the same with one of them
+// dying half-way, against what the mirrors could give. Prints lines of JSON.
 //   mirror_bench DIRECTORY [MEGABYTES [ROUNDS]]
 #include "core/content/content.h"
 #include "core/events/events.h"
@@ -97,15 +97,15 @@ int main(int argc, char **argv) {
         std::vector<Result> results;
         for (int i = 0; i < rounds; ++i)
             results.push_back(pull(std::string(argv[1]) + "/mirrors", image, dies));
-        std::sort(results.begin(), results.end(), [](const Result &x, const Result &y) {
-            return x.seconds / x.ideal < y.seconds / y.ideal;
-        });
+        std::sort(results.begin(), results.end(),
+                  [](const Result &x, const Result &y) { return x.seconds / x.ideal < y.seconds / y.ideal; });
         const Result &r = results[results.size() / 2];
         std::printf("{\"case\":\"%s\",\"bytes\":%zu,\"seconds\":%.2f,\"ideal\":%.2f,\"ratio\":%.3f,"
                     "\"extra_bytes\":%llu,\"mirrors\":[%llu,%llu,%llu]}\n",
                     dies ? "one of three dies half-way" : "three mirrors", size, r.seconds, r.ideal,
                     r.seconds / r.ideal, static_cast<unsigned long long>(r.extra),
-                    static_cast<unsigned long long>(r.served[0]), static_cast<unsigned long long>(r.served[1]),
+                    static_cast<unsigned long long>(r.served[0]),
+                    static_cast<unsigned long long>(r.served[1]),
                     static_cast<unsigned long long>(r.served[2]));
     }
     return 0;

@@ -112,15 +112,17 @@ FaultImage make_fault_image(const std::string &repository, const std::vector<std
         }
         const auto [digest, text] = keep(std::move(tar));
         image.layers.push_back(digest);
-        descriptors += (descriptors.empty() ? "" : ",") +
-                       ("{\"mediaType\":\"application/vnd.oci.image.layer.v1.tar" +
-                        std::string(zstd ? "+zstd" : "") + "\"," + text + "}");
+        descriptors +=
+            (descriptors.empty() ? "" : ",") + ("{\"mediaType\":\"application/vnd.oci.image.layer.v1.tar" +
+                                                std::string(zstd ? "+zstd" : "") + "\"," + text + "}");
     }
-    const auto config = keep(R"({"architecture":"amd64","os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":[)" +
-                             diff_ids + "]}}");
-    image.manifest = R"({"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":)"
-                     R"({"mediaType":"application/vnd.oci.image.config.v1+json",)" +
-                     config.second + "},\"layers\":[" + descriptors + "]}";
+    const auto config =
+        keep(R"({"architecture":"amd64","os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":[)" +
+             diff_ids + "]}}");
+    image.manifest =
+        R"({"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":)"
+        R"({"mediaType":"application/vnd.oci.image.config.v1+json",)" +
+        config.second + "},\"layers\":[" + descriptors + "]}";
     image.manifest_digest = gantry::sha256_of(image.manifest);
     return image;
 }
@@ -153,8 +155,8 @@ struct FaultRegistry::Impl {
     }
     bool reply(int fd, int status, const std::string &headers, const std::string &body) {
         const std::string out = "HTTP/1.1 " + std::to_string(status) +
-                                " X\r\nContent-Length: " + std::to_string(body.size()) + "\r\n" + headers + "\r\n" +
-                                body;
+                                " X\r\nContent-Length: " + std::to_string(body.size()) + "\r\n" + headers +
+                                "\r\n" + body;
         return send_all(fd, out.data(), out.size());
     }
     bool is_layer(const std::string &digest) const {
@@ -289,8 +291,8 @@ bool FaultRegistry::Impl::answer(int fd, const std::string &path,
     }
     if (!authorized(header("authorization")))
         return reply(fd, 401,
-                     "WWW-Authenticate: Bearer realm=\"http://" + self + "/token\",service=\"s\",scope=\"repository:" +
-                         image.repository + ":pull\"\r\n",
+                     "WWW-Authenticate: Bearer realm=\"http://" + self +
+                         "/token\",service=\"s\",scope=\"repository:" + image.repository + ":pull\"\r\n",
                      "{}");
     if (path == "/v2/" || path == "/v2") return reply(fd, 200, "", "{}");
     const std::string base = "/v2/" + image.repository;
@@ -327,16 +329,17 @@ bool FaultRegistry::Impl::blob(int fd, const std::string &digest, const std::str
         if (script) fault = script(request);
     }
     if (fault.status)
-        return reply(fd, fault.status,
-                     fault.retry_after < 0 ? "" : "Retry-After: " + std::to_string(fault.retry_after) + "\r\n",
-                     "{}");
+        return reply(
+            fd, fault.status,
+            fault.retry_after < 0 ? "" : "Retry-After: " + std::to_string(fault.retry_after) + "\r\n", "{}");
     uint64_t at = request.offset;
     bool partial = request.ranged;
     if (fault.ignore_range) at = 0, end = bytes.size(), partial = false;
     if (at >= end && !bytes.empty()) return reply(fd, 416, "", "{}");
-    std::string head = "HTTP/1.1 " + std::string(partial ? "206" : "200") +
-                       " X\r\nContent-Type: application/octet-stream\r\nContent-Length: " +
-                       std::to_string(end - at) + "\r\n";
+    std::string head =
+        "HTTP/1.1 " + std::string(partial ? "206" : "200") +
+        " X\r\nContent-Type: application/octet-stream\r\nContent-Length: " + std::to_string(end - at) +
+        "\r\n";
     if (partial) {
         const uint64_t shown = fault.wrong_range ? at + 7 : at;
         head += "Content-Range: bytes " + std::to_string(shown) + "-" + std::to_string(end - 1) + "/" +

@@ -51,18 +51,18 @@ class FaultRegistry {
     ~FaultRegistry();
     FaultRegistry(const FaultRegistry &) = delete;
 
-    std::string host() const; // 127.0.0.1:PORT
-    std::string url() const;  // http://...
-    std::string name() const; // HOST/REPOSITORY:TAG
+    std::string host() const;                 // 127.0.0.1:PORT
+    std::string url() const;                  // http://...
+    std::string name() const;                 // HOST/REPOSITORY:TAG
     void throttle(uint64_t bytes_per_second); // of all connections together; 0: none
     /// Every token is good for so many requests; 0: none is asked for.
     void expire_tokens_after(int requests);
     /// Ends all connections, and every new one at once.
     void die();
-    uint64_t served() const; // bytes of layers
-    int requests() const;    // for layers
+    uint64_t served() const;      // bytes of layers
+    int requests() const;         // for layers
     int most_connections() const; // that answered for layers at once
-    void forget(); // the counts
+    void forget();                // the counts
     /// Waits until so many bytes of layers were sent.
     void await_served(uint64_t bytes) const;
 
