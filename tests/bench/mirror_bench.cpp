@@ -40,7 +40,6 @@ Result pull(const std::string &root, const FaultImage &image, bool one_dies) {
         mirror->throttle(static_cast<uint64_t>(kRate));
         oci::MirrorOptions one;
         one.url = mirror->url();
-        one.resolve_tags = false;
         options.hosts[origin.host()].mirrors.push_back(one);
     }
     origin.throttle(1); // names only: bytes are the mirrors'

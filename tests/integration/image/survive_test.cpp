@@ -86,7 +86,6 @@ struct Survive : ::testing::Test {
     void add_mirror(const FaultRegistry &origin, const FaultRegistry &mirror) {
         oci::MirrorOptions one;
         one.url = mirror.url();
-        one.resolve_tags = false;
         options.hosts[origin.host()].mirrors.push_back(one);
     }
     /// Pulls in a child with its own engine on the same root. What it said at the end, or "killed".
