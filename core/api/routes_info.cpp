@@ -12,6 +12,7 @@
 #include <gantry/error.hpp>
 #include <gantry/value.hpp>
 
+#include <algorithm>
 #include <boost/json.hpp>
 #include <cstdlib>
 #include <fmt/format.h>
@@ -150,7 +151,11 @@ std::string environment(const char *upper, const char *lower) {
     return text;
 }
 
-/// The part of the registry driver's table that has a place in Docker's answer. Other drivers may have other
+bool among(const std::vector<std::string> &names, const std::string &name) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+/// The part of the registry drivers' tables that has a place in Docker's answer. Other drivers may have other
 /// tables: whatever is not there is not shown.
 json::object registry_config(const Engine &engine) {
     json::object index;
@@ -163,10 +168,11 @@ json::object registry_config(const Engine &engine) {
     };
     entry("docker.io", true);
     for (const DriverSchema &schema : engine.plugins->schemas()) {
-        if (schema.kind != GANTRY_KIND_REGISTRY || schema.name != engine.plugins->registry_name()) continue;
+        if (schema.kind != GANTRY_KIND_REGISTRY || !among(engine.plugins->registry_names(), schema.name))
+            continue;
         const auto raw = engine.settings->driver_options(schema);
         const Config options(raw.get());
-        if (!options.has("hosts") || options.child("hosts").type() != GANTRY_TYPE_MAP) break;
+        if (!options.has("hosts") || options.child("hosts").type() != GANTRY_TYPE_MAP) continue;
         const Config hosts = options.child("hosts");
         for (uint32_t i = 0; i < hosts.count(); ++i) {
             const Config host = hosts.item(i);
@@ -246,6 +252,7 @@ void info(const Engine &engine, Exchange &x) {
                      {"Plugins",
                       {{"Volume", json::array{"local"}},
                        {"Network", std::move(network_names)},
+                       {"Registry", strings_json(engine.plugins->registry_names())},
                        {"Authorization", nullptr},
                        {"Log", json::array{"json-file"}}}},
                      {"MemoryLimit", can.memory},

@@ -98,8 +98,10 @@ int info_command(Invocation &invocation) {
     line(" Cgroup Driver", text_at(info, "CgroupDriver"));
     line(" Cgroup Version", text_at(info, "CgroupVersion"));
     text += " Plugins:\n";
-    for (auto [key, label] :
-         {std::pair{"Volume", "  Volume:"}, {"Network", "  Network:"}, {"Log", "  Log:"}}) {
+    for (auto [key, label] : {std::pair{"Volume", "  Volume:"},
+                              {"Network", "  Network:"},
+                              {"Registry", "  Registry:"},
+                              {"Log", "  Log:"}}) {
         std::string names;
         for (const json::value &name : array_of(at(at(info, "Plugins"), key)))
             names += " " + format_value(name);

@@ -50,7 +50,7 @@ struct NetworkConfig {
 };
 
 struct RegistryConfig {
-    std::string driver = "oci";
+    std::vector<std::string> drivers = {"oci"}; // the chain, in order; never empty, no name twice
     std::string default_registry = "docker.io";
     uint32_t max_parallel_downloads = 4;
     /// What names without a registry stand for, longest key first: "redis" or "internal/*".

@@ -62,7 +62,8 @@ constexpr gantry_option kNetwork[] = {
     option_string("driver", "\"bridge\"", "driver of networks"),
 };
 constexpr gantry_option kRegistry[] = {
-    option_string("driver", "\"oci\"", "driver of registries"),
+    option_string("driver", "\"oci\"", "driver of registries, when drivers is empty"),
+    option_list("drivers", "[]", &kText, "drivers asked one after the other, in this order"),
     option_string("default", "\"docker.io\"", "registry of references that name none"),
     option_int("max_parallel_downloads", "4", 1, 64, "layers of one image fetched at once"),
     option_map("short_names", &kText,
@@ -94,7 +95,8 @@ constexpr gantry_option kHosting[] = {
             0, 86400 * kSecond),
     option_map("call_timeouts", &kTimeout, "the same for single operations by name, e.g. { list = \"5s\" }"),
 };
-constexpr const char *kBundledDrivers[] = {"overlay", "btrfs", "aufs", "vfs", "bridge", "oci"};
+constexpr const char *kBundledDrivers[] = {"overlay", "btrfs", "aufs",   "vfs",
+                                           "bridge",  "oci",   "layout", "peer"};
 
 constexpr const char *kRequires[] = {"accept", "digest", "signature", "refuse", nullptr};
 constexpr const char *kMatches[] = {"repository", "exact", "any", nullptr};
@@ -195,6 +197,7 @@ class Loaded : public EngineSettings {
             std::vector<std::string> names;
             for (const DriverSchema &s : schemas)
                 if (s.kind == section.kind) names.push_back(s.name);
+            if (section.kind == GANTRY_KIND_REGISTRY) judge_chain(table->value, names, notices);
             for (const Node::Entry &entry : table->value.entries)
                 if (!is_option(section, entry.key) &&
                     std::find(names.begin(), names.end(), entry.key) == names.end())
@@ -315,19 +318,37 @@ class Loaded : public EngineSettings {
     std::string judge_orphan(const Section &section, const Node::Entry &entry,
                              const std::vector<std::string> &names) const {
         const std::string table = fmt::format("[{}.{}]", section.name, quote_key(entry.key));
-        const std::string &chosen = section.kind == GANTRY_KIND_STORAGE   ? storage_.driver
-                                    : section.kind == GANTRY_KIND_NETWORK ? network_.driver
-                                                                          : registry_.driver;
+        const std::vector<std::string> chosen =
+            section.kind == GANTRY_KIND_STORAGE   ? std::vector{storage_.driver}
+            : section.kind == GANTRY_KIND_NETWORK ? std::vector{network_.driver}
+                                                  : registry_.drivers;
+        const bool in_use = std::find(chosen.begin(), chosen.end(), entry.key) != chosen.end();
         const bool bundled = std::find(std::begin(kBundledDrivers), std::end(kBundledDrivers), entry.key) !=
                              std::end(kBundledDrivers);
         const std::string meant = bundled ? "" : did_you_mean(entry.key, names);
-        if (entry.key == chosen || !meant.empty() || entry.value.type != Node::Type::kTable)
+        if (in_use || !meant.empty() || entry.value.type != Node::Type::kTable)
             throw config_error(entry.key_origin, table + " configures a driver that no plugin offers" + meant,
-                               entry.key == chosen
-                                   ? missing_driver_hint(section.kind, entry.key)
-                                   : "gantry plugin ls shows what was found and why files were refused");
+                               in_use ? missing_driver_hint(section.kind, entry.key)
+                                      : "gantry plugin ls shows what was found and why files were refused");
         return fmt::format("{}:{}:{}: no plugin for {}: its options were not checked",
                            entry.key_origin.source, entry.key_origin.line, entry.key_origin.column, table);
+    }
+
+    /// A chain that was written down names drivers that are there.
+    void judge_chain(const Node &section, const std::vector<std::string> &names,
+                     std::vector<std::string> &notices) const {
+        const Node::Entry *chain = section.find("drivers");
+        if (!chain || chain->value.items.empty()) return;
+        for (const std::string &name : registry_.drivers)
+            if (std::find(names.begin(), names.end(), name) == names.end())
+                throw config_error(chain->value.origin,
+                                   fmt::format("registry.drivers names '{}', which no plugin offers{}", name,
+                                               did_you_mean(name, names)),
+                                   missing_driver_hint(GANTRY_KIND_REGISTRY, name));
+        if (const Node::Entry *one = section.find("driver"))
+            notices.push_back(
+                fmt::format("{}:{}:{}: registry.driver is not used, because registry.drivers is set",
+                            one->key_origin.source, one->key_origin.line, one->key_origin.column));
     }
 
     static bool is_option(const Section &section, const std::string &key) {
@@ -450,7 +471,13 @@ class Loaded : public EngineSettings {
         storage_.retain_blobs = s.boolean("retain_blobs");
         storage_.max_parallel_unpack = static_cast<uint32_t>(s.integer("max_parallel_unpack"));
         network_.driver = n.string("driver");
-        registry_.driver = r.string("driver");
+        registry_.drivers = r.strings("drivers");
+        for (size_t i = 1; i < registry_.drivers.size(); ++i)
+            if (std::find(registry_.drivers.begin(), registry_.drivers.begin() + ptrdiff_t(i),
+                          registry_.drivers[i]) != registry_.drivers.begin() + ptrdiff_t(i))
+                throw config_error(origin_of("registry", "drivers"),
+                                   "registry.drivers names '" + registry_.drivers[i] + "' twice");
+        if (registry_.drivers.empty()) registry_.drivers.push_back(r.string("driver"));
         registry_.default_registry = r.string("default");
         registry_.max_parallel_downloads = static_cast<uint32_t>(r.integer("max_parallel_downloads"));
         const Node *registry = section_node("registry");

@@ -34,6 +34,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fmt/format.h>
 #include <malloc.h>
 #include <sstream>
 #include <sys/resource.h>
@@ -267,6 +268,11 @@ End serve(const std::shared_ptr<const EngineSettings> &settings) {
     Events events;
     ContentStore content(config.root, db, settings->storage().durable,
                          {settings->registry().partial_ttl_ns, settings->registry().partial_budget});
+    // Ends before the store does, whatever a driver still does then.
+    const struct BlobLoan {
+        PluginHost &plugins;
+        ~BlobLoan() { plugins.lend_blobs(nullptr); }
+    } loan{plugins};
     Layers layers(db, storage, plugins.storage_name(), settings->storage().durable,
                   config.root + "/layer-records");
     Images images(db, content, layers, registry, events, settings->registry(),
@@ -282,6 +288,9 @@ End serve(const std::shared_ptr<const EngineSettings> &settings) {
     // address of it is taken for free; containers.recover() sweeps the sandboxes that nobody owns.
     const std::vector<std::string> live = containers.live_owners();
     content.recover();
+    // From here on whatever has a blob's name is one.
+    plugins.lend_blobs(
+        [&content](const std::string &digest, uint64_t &size) { return content.open(digest, size); });
     layers.recover();
     images.recover();
     volumes.recover();
@@ -310,7 +319,7 @@ End serve(const std::shared_ptr<const EngineSettings> &settings) {
 
     malloc_trim(0);
     log_info("gantryd " GANTRY_VERSION " serves {} (storage {}, network {}, registry {})", server.address(),
-             plugins.storage_name(), plugins.network_name(), plugins.registry_name());
+             plugins.storage_name(), plugins.network_name(), fmt::join(plugins.registry_names(), ", "));
     notify("READY=1\n");
     const bool drained = server.run(kGraceMs);
     // systemd's socket cannot be taken along, and systemd starts us again at its next connection.

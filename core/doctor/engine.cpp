@@ -77,7 +77,8 @@ void drivers_chosen(const PluginHost &host, const EngineSettings &settings, Find
     };
     judge(GANTRY_KIND_STORAGE, settings.storage().driver, settings.storage().prefer);
     judge(GANTRY_KIND_NETWORK, settings.network().driver, {});
-    judge(GANTRY_KIND_REGISTRY, settings.registry().driver, {});
+    for (const std::string &name : settings.registry().drivers)
+        judge(GANTRY_KIND_REGISTRY, name, {});
 }
 
 std::string value_of(const std::vector<ShownOption> &options, const std::string &key) {

@@ -8,6 +8,7 @@
 #include "core/plugin/forward.h"
 #include "core/plugin/load.h"
 #include "core/plugin/process.h"
+#include "core/plugin/registry_chain.h"
 #include "core/store/db.h"
 #include "core/store/moved_storage.h"
 
@@ -96,6 +97,7 @@ struct PluginHost::Impl {
     const EngineSettings &settings;
     Db *db;
     const std::string root, run, libexec;
+    const std::shared_ptr<LentBlobs> blobs = std::make_shared<LentBlobs>();
     std::vector<Found> found; // fixed after discover() but for info, which the mutex guards
     mutable std::mutex mutex;
     std::mutex probing;
@@ -210,7 +212,7 @@ struct PluginHost::Impl {
             std::shared_ptr<Driver> driver;
             std::shared_ptr<PluginProcess> process;
             if (hosting.isolation == DriverHosting::Isolation::kProcess) {
-                auto services = std::make_shared<PluginServices>(f.plugin->entry.name, db);
+                auto services = std::make_shared<PluginServices>(f.plugin->entry.name, db, blobs);
                 f.plugin->set_services(services);
                 process = std::make_shared<PluginProcess>(
                     ProcessSetup{libexec + "/gantry-plugin-host", f.info.file, pin_of(f.info.file),
@@ -219,7 +221,8 @@ struct PluginHost::Impl {
                 if constexpr (std::is_same_v<Driver, NetworkDriver>)
                     driver = make_remembering(driver, process);
             } else {
-                driver = forward<Driver>(start_instance(f.plugin, std::move(start), db, hosting), hosting);
+                driver =
+                    forward<Driver>(start_instance(f.plugin, std::move(start), db, hosting, blobs), hosting);
             }
             const std::lock_guard lock(mutex);
             f.process = process;
@@ -454,7 +457,17 @@ std::shared_ptr<NetworkDriver> PluginHost::network() {
 }
 
 std::shared_ptr<RegistryDriver> PluginHost::registry() {
-    return impl_->use(impl_->registry, GANTRY_KIND_REGISTRY, impl_->settings.registry().driver);
+    auto &use = impl_->registry;
+    const std::lock_guard opening(use.opening);
+    if (!use.driver) {
+        std::vector<ChainLink> links;
+        for (const std::string &name : impl_->settings.registry().drivers)
+            links.push_back({name, impl_->named<RegistryDriver>(GANTRY_KIND_REGISTRY, name)});
+        auto chain = make_registry_chain(std::move(links));
+        const std::lock_guard lock(impl_->mutex);
+        use.driver = std::move(chain);
+    }
+    return use.driver;
 }
 
 std::string PluginHost::storage_name() const {
@@ -465,9 +478,13 @@ std::string PluginHost::network_name() const {
     std::lock_guard lock(impl_->mutex);
     return impl_->network.name;
 }
-std::string PluginHost::registry_name() const {
+std::vector<std::string> PluginHost::registry_names() const {
     std::lock_guard lock(impl_->mutex);
-    return impl_->registry.name;
+    return impl_->registry.driver ? impl_->settings.registry().drivers : std::vector<std::string>{};
+}
+
+void PluginHost::lend_blobs(std::function<UniqueFd(const std::string &, uint64_t &)> open) {
+    impl_->blobs->lend(std::move(open));
 }
 
 std::vector<PluginHost::Metric> PluginHost::metrics() const {

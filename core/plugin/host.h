@@ -1,12 +1,14 @@
 // Finds, judges, loads and instantiates plugins. The one user of Boost.DLL is load.cpp.
 #pragma once
 
+#include "core/base/fd.h"
 #include "core/config/config.h"
 
 #include <gantry/network.hpp>
 #include <gantry/registry.hpp>
 #include <gantry/storage.hpp>
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -56,8 +58,13 @@ class PluginHost {
     std::shared_ptr<StorageDriver> storage_beside(const std::string &name);
     std::shared_ptr<NetworkDriver> network();
     std::string network_name() const;
+    /// The chain of registry.drivers (registry_chain.h), or the one driver itself.
     std::shared_ptr<RegistryDriver> registry();
-    std::string registry_name() const;
+    std::vector<std::string> registry_names() const; // in the order of the chain; after registry()
+
+    /// What drivers get from gantry_host::blob_open: a whole, verified blob, with its size. Null takes it
+    /// back and waits for those who open one; whoever lends does so before what it lends ends.
+    void lend_blobs(std::function<UniqueFd(const std::string &digest, uint64_t &size)> open);
 
     struct Metric {
         std::string name;

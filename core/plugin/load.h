@@ -65,7 +65,8 @@ class Instance {
 /// init and create on a call thread, within the limit. A start that was given up and succeeds later is
 /// undone there.
 std::shared_ptr<Instance> start_instance(const std::shared_ptr<LoadedPlugin> &plugin, DriverStart start,
-                                         Db *db, const DriverHosting &hosting);
+                                         Db *db, const DriverHosting &hosting,
+                                         std::shared_ptr<const LentBlobs> blobs = nullptr);
 /// Asks the plugin whether create could work. Empty: nothing speaks against it.
 std::optional<Error> probe_plugin(const std::shared_ptr<LoadedPlugin> &plugin, DriverStart start);
 

@@ -440,6 +440,7 @@ void PluginProcess::serve(wire::Channel &channel) {
     const gantry_host &host = *setup_.services->raw();
     wire::Decoder in(frame.body);
     wire::Encoder out;
+    UniqueFd fd; // goes with the reply
     const CallScope scope;
     detail::SubCall sub(scope.raw());
     try {
@@ -503,6 +504,16 @@ void PluginProcess::serve(wire::Channel &channel) {
             sub.check(host.kv_apply(host.ctx, sub.raw(), writes.data(), count), "write plugin keys");
             break;
         }
+        case wire::Kind::kBlobOpen: {
+            int32_t opened = -1;
+            uint64_t size = 0;
+            const gantry_status status =
+                host.blob_open(host.ctx, sub.raw(), in.get<std::string>().c_str(), &opened, &size);
+            fd.reset(opened);
+            sub.check(status, "open blob");
+            out(size);
+            break;
+        }
         default: throw wire::Decoder::torn();
         }
     } catch (const Error &e) {
@@ -511,7 +522,7 @@ void PluginProcess::serve(wire::Channel &channel) {
         channel.send(wire::Kind::kFailure, failure.out, by);
         return;
     }
-    channel.send(wire::Kind::kReply, out.out, by);
+    channel.send(wire::Kind::kReply, out.out, by, fd ? std::vector{fd.get()} : std::vector<int>{});
 }
 
 void PluginProcess::show_stderr(Life &life) {

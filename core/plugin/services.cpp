@@ -32,7 +32,20 @@ std::optional<std::string> get(Db &db, const std::string &plugin, const std::str
 
 } // namespace
 
-PluginServices::PluginServices(std::string plugin, Db *db) : plugin_(std::move(plugin)), db_(db) {
+void LentBlobs::lend(Open open) {
+    const std::unique_lock lock(mutex_);
+    open_ = std::move(open);
+}
+
+UniqueFd LentBlobs::open(const std::string &digest, uint64_t &size) const {
+    const std::shared_lock lock(mutex_);
+    if (!open_)
+        throw Error(ErrorClass::kUnavailable, "open blob " + digest + ": the engine's store is not open");
+    return open_(digest, size);
+}
+
+PluginServices::PluginServices(std::string plugin, Db *db, std::shared_ptr<const LentBlobs> blobs)
+    : plugin_(std::move(plugin)), blobs_(std::move(blobs)), db_(db) {
     host_.struct_size = sizeof host_;
     host_.abi_major = GANTRY_ABI_MAJOR;
     host_.abi_minor = GANTRY_ABI_MINOR;
@@ -125,6 +138,16 @@ PluginServices::PluginServices(std::string plugin, Db *db) : plugin_(std::move(p
     };
     host_.gauge = [](void *ctx, const char *name, int64_t value) {
         if (Cell *c = of(ctx).cell(name)) c->value.store(value, std::memory_order_relaxed);
+    };
+    host_.blob_open = [](void *ctx, const gantry_call *call, const char *digest, int32_t *fd,
+                         uint64_t *size) {
+        return detail::guard(call, [&] {
+            *fd = -1;
+            const std::string name(digest ? digest : "", digest ? strnlen(digest, 256) : 0);
+            if (!of(ctx).blobs_)
+                throw Error(ErrorClass::kUnsupported, "open blob " + name + ": this host keeps no blobs");
+            *fd = of(ctx).blobs_->open(name, *size).release();
+        });
     };
 }
 

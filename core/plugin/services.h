@@ -1,5 +1,7 @@
-// What the host lends to one plugin: log, keys and values, helper programs, counters.
+// What the host lends to one plugin: log, keys and values, helper programs, counters, blobs.
 #pragma once
+
+#include "core/base/fd.h"
 
 #include <gantry/abi.h>
 
@@ -7,6 +9,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <shared_mutex>
 #include <string>
 #include <utility>
@@ -16,10 +19,27 @@ namespace gantry {
 
 class Db;
 
+/// The engine's blobs as plugins get them. Plugins start before the content store and end after it, so it is
+/// lent in between. Thread-safe.
+class LentBlobs {
+  public:
+    /// A whole, verified blob to read, with its size; throws kNotFound.
+    using Open = std::function<UniqueFd(const std::string &digest, uint64_t &size)>;
+    /// Null takes it back, and waits for those who open one just now.
+    void lend(Open open);
+    /// kUnavailable while nothing is lent.
+    UniqueFd open(const std::string &digest, uint64_t &size) const;
+
+  private:
+    mutable std::shared_mutex mutex_;
+    Open open_;
+};
+
 /// Lives as long as the plugin is initialised; its address is handed to the plugin.
 class PluginServices {
   public:
-    PluginServices(std::string plugin, Db *db);
+    /// `blobs` null: this host keeps none.
+    PluginServices(std::string plugin, Db *db, std::shared_ptr<const LentBlobs> blobs = nullptr);
     ~PluginServices();
     PluginServices(const PluginServices &) = delete;
     PluginServices &operator=(const PluginServices &) = delete;
@@ -39,6 +59,7 @@ class PluginServices {
     void transact(const std::function<void(Db &)> &work);
 
     std::string plugin_;
+    const std::shared_ptr<const LentBlobs> blobs_;
     std::shared_mutex db_mutex_; // shared while the database is in use
     Db *db_;
     gantry_host host_{};

@@ -9,7 +9,8 @@
 namespace gantry {
 
 std::shared_ptr<Instance> start_instance(const std::shared_ptr<LoadedPlugin> &plugin, DriverStart start,
-                                         Db *db, const DriverHosting &hosting) {
+                                         Db *db, const DriverHosting &hosting,
+                                         std::shared_ptr<const LentBlobs> blobs) {
     if (plugin->starting.exchange(true))
         throw Error(ErrorClass::kUnavailable,
                     std::string("start plugin ") + plugin->entry.name + ": its last start has not returned");
@@ -27,7 +28,7 @@ std::shared_ptr<Instance> start_instance(const std::shared_ptr<LoadedPlugin> &pl
     };
     auto job = std::make_shared<Job>(std::move(start), plugin);
     plugin->record->end_limit_ns = std::min(plugin->record->end_limit_ns.load(), hosting.timeout_of("start"));
-    const auto services = std::make_shared<PluginServices>(plugin->entry.name, db);
+    const auto services = std::make_shared<PluginServices>(plugin->entry.name, db, std::move(blobs));
     plugin->set_services(services);
     hand_over(plugin->record, {"start", hosting.timeout_of("start"), false},
               [job, services](const Call &call) {

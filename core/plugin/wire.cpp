@@ -202,7 +202,7 @@ Frame Channel::receive(int64_t deadline_ns) {
     };
     for (size_t have = 0; have < sizeof header;)
         have += read_some(reinterpret_cast<char *>(header.data()) + have, sizeof header - have);
-    if (header[0] == 0 || header[0] > static_cast<uint32_t>(Kind::kGauge) || header[1] > kFrameLimit ||
+    if (header[0] == 0 || header[0] > static_cast<uint32_t>(Kind::kBlobOpen) || header[1] > kFrameLimit ||
         frame.fds.size() > kFdLimit)
         throw Decoder::torn();
     frame.kind = static_cast<Kind>(header[0]);

@@ -38,7 +38,8 @@ enum class Kind : uint32_t {
     kKvApply,
     kKvList,
     kCount,
-    kGauge
+    kGauge,
+    kBlobOpen // its reply brings a descriptor
 };
 
 template <typename T> constexpr uint64_t kLargest = 0;

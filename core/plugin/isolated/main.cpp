@@ -81,6 +81,19 @@ class Services {
         host_.gauge = [](void *ctx, const char *name, int64_t value) {
             if (name) of(ctx).tell(wire::Kind::kGauge, limited(name), value);
         };
+        host_.blob_open = [](void *ctx, const gantry_call *call, const char *digest, int32_t *fd,
+                             uint64_t *size) {
+            return detail::guard(call, [&] {
+                *fd = -1;
+                UniqueFd blob;
+                const std::string reply = of(ctx).ask(
+                    wire::Kind::kBlobOpen, [&](auto &out) { out(limited(digest)); }, &blob);
+                wire::Decoder in(reply);
+                in(*size);
+                if (!blob) throw wire::Decoder::torn();
+                *fd = blob.release();
+            });
+        };
     }
     const gantry_host *raw() const noexcept { return &host_; }
 
@@ -101,7 +114,7 @@ class Services {
         } catch (...) { // the engine has ended, and so does this process
         }
     }
-    template <typename F> std::string ask(wire::Kind kind, F &&fill) {
+    template <typename F> std::string ask(wire::Kind kind, F &&fill, UniqueFd *fd = nullptr) {
         wire::Encoder out;
         fill(out);
         const std::lock_guard lock(mutex_);
@@ -111,6 +124,7 @@ class Services {
             wire::Decoder in(reply.body);
             throw wire::decode_error(in);
         }
+        if (fd && reply.fds.size() == 1) *fd = std::move(reply.fds[0]);
         return std::move(reply.body);
     }
 

@@ -143,6 +143,40 @@ TEST_F(ConfigTest, DriverTreeWithShorthandAndSecrets) {
     EXPECT_EQ(all.find("pw"), std::string::npos) << all;
 }
 
+TEST_F(ConfigTest, ChainOfRegistryDrivers) {
+    write("");
+    EXPECT_EQ(load()->registry().drivers, std::vector<std::string>{"oci"});
+    write("[registry]\ndriver = \"layout\"\n");
+    EXPECT_EQ(load()->registry().drivers, std::vector<std::string>{"layout"});
+    const DriverSchema layout{GANTRY_KIND_REGISTRY, "layout", nullptr, 0};
+    write("[registry]\ndriver = \"oci\"\ndrivers = [\"layout\", \"oci\"]\n");
+    EXPECT_EQ(load()->registry().drivers, (std::vector<std::string>{"layout", "oci"}));
+    const auto notices = load()->validate({layout, kOciSchema});
+    ASSERT_EQ(notices.size(), 1u);
+    EXPECT_NE(notices[0].find("registry.driver is not used"), std::string::npos) << notices[0];
+    const auto message = [&](const std::vector<DriverSchema> &schemas) -> std::string {
+        try {
+            load()->validate(schemas);
+        } catch (const Error &error) {
+            return error.message() + " | " + error.hint();
+        }
+        return "";
+    };
+    EXPECT_NE(message({kOciSchema})
+                  .find("registry.drivers names 'layout', which no plugin offers | install "
+                        "the package gantry-plugin-registry-layout"),
+              std::string::npos)
+        << message({kOciSchema});
+    write("[registry]\ndrivers = [\"oci\", \"oci\"]\n");
+    EXPECT_NE(message({kOciSchema}).find("2:11: registry.drivers names 'oci' twice"), std::string::npos)
+        << message({kOciSchema});
+    // The table of a link of the chain is no orphan of a package that is not installed.
+    write("[registry]\ndrivers = [\"oci\", \"peer\"]\n[registry.peer]\nlisten = \"x\"\n");
+    EXPECT_NE(message({kOciSchema}).find("names 'peer'"), std::string::npos);
+    write("[registry.peer]\nlisten = \"x\"\n");
+    EXPECT_EQ(load()->validate({kOciSchema}).size(), 1u);
+}
+
 TEST_F(ConfigTest, MissingFile) {
     EXPECT_THROW(load(), Error);
     EXPECT_NO_THROW(EngineSettings::load({file, true, {}}));

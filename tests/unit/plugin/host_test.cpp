@@ -70,7 +70,7 @@ struct Refusal {
 
 TEST_F(HostTest, EachBrokenFileHasItsOwnRefusal) {
     const Refusal cases[] = {{"wrong-magic", "magic"},
-                             {"newer-major", "plugin ABI 2.0"},
+                             {"newer-major", "plugin ABI 2."},
                              {"newer-minor", "needs plugin ABI 1.9"},
                              {"short-note", "entry has 64 bytes"},
                              {"short-entry", "entry has 64 bytes"},

@@ -94,6 +94,29 @@ TEST_F(ServicesTest, RunObeysDeadlineAndCancel) {
     later.join();
 }
 
+TEST_F(ServicesTest, BlobsAreLentForAWhile) {
+    uint64_t size = 0;
+    const auto open = [&](PluginServices &s, const char *digest) {
+        return Host(s.raw()).open_blob(call, digest, size);
+    };
+    EXPECT_EQ(class_of([&] { open(*services, "sha256:a"); }), ErrorClass::kUnsupported); // keeps none
+    const auto blobs = std::make_shared<LentBlobs>();
+    PluginServices lending("me", db.get(), blobs);
+    EXPECT_EQ(class_of([&] { open(lending, "sha256:a"); }), ErrorClass::kUnavailable); // not yet
+    blobs->lend([&](const std::string &digest, uint64_t &bytes) {
+        if (digest != "sha256:a") throw Error(ErrorClass::kNotFound, "open: none");
+        bytes = 7;
+        return UniqueFd(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+    });
+    const UniqueFd blob = open(lending, "sha256:a");
+    EXPECT_GE(blob.get(), 0);
+    EXPECT_EQ(::fcntl(blob.get(), F_GETFD), FD_CLOEXEC);
+    EXPECT_EQ(size, 7u);
+    EXPECT_EQ(class_of([&] { open(lending, "sha256:b"); }), ErrorClass::kNotFound);
+    blobs->lend(nullptr);
+    EXPECT_EQ(class_of([&] { open(lending, "sha256:a"); }), ErrorClass::kUnavailable);
+}
+
 TEST_F(ServicesTest, CountsFromManyThreads) {
     std::vector<std::thread> threads;
     for (int t = 0; t < 8; ++t)
