@@ -99,22 +99,26 @@ class RegistryBench : public Bench {
         require(out.fault.empty(), out.fault);
         return status;
     }
+    struct Text {
+        std::string all;
+        int count = 0;
+    };
+    static gantry_endpoint_line_sink lines_to(Text &text) {
+        return {sizeof(gantry_endpoint_line_sink), 0, &text,
+                [](void *ctx, const gantry_endpoint_line *line) -> gantry_status {
+                    if (!line || line->struct_size < GANTRY_ENDPOINT_LINE_SIZE_1_0 || !line->url ||
+                        !line->role || !line->state || !line->reason)
+                        return GANTRY_INTERNAL;
+                    auto &to = *static_cast<Text *>(ctx);
+                    to.all += std::string(line->url) + " " + line->role + " " + line->state + " " +
+                              line->reason + "\n";
+                    ++to.count;
+                    return GANTRY_OK;
+                }};
+    }
     std::string explain(const RegistryReference &ref, int &lines) {
-        struct Text {
-            std::string all;
-            int count = 0;
-        } text;
-        gantry_endpoint_line_sink sink{sizeof sink, 0, &text,
-                                       [](void *ctx, const gantry_endpoint_line *line) -> gantry_status {
-                                           if (!line || line->struct_size < GANTRY_ENDPOINT_LINE_SIZE_1_0 ||
-                                               !line->url || !line->role || !line->state || !line->reason)
-                                               return GANTRY_INTERNAL;
-                                           auto &to = *static_cast<Text *>(ctx);
-                                           to.all += std::string(line->url) + " " + line->role + " " +
-                                                     line->state + " " + line->reason + "\n";
-                                           ++to.count;
-                                           return GANTRY_OK;
-                                       }};
+        Text text;
+        const gantry_endpoint_line_sink sink = lines_to(text);
         const gantry_reference raw = detail::to_c(ref);
         const RecordedCall call;
         call.require_ok(table<gantry_registry_v1>().explain(driver(), call.raw(), &raw, &sink), "explain");
@@ -209,6 +213,30 @@ void unreachable(const Subject &subject, const std::string &dir) {
             std::string("fetch from ") + text + ", which nobody serves");
         require(blob.bytes.empty(), "fetch: bytes from nobody");
     }
+}
+
+void endpoints(const Subject &subject, const std::string &dir) {
+    on_own_host(subject);
+    RegistryBench bench(subject, dir);
+    const auto &table = bench.table<gantry_registry_v1>();
+    if (!GANTRY_HAS(&table, test) || (!table.status && !table.test))
+        throw Skipped("the driver tells nothing of its endpoints");
+    RegistryBench::Text text;
+    const gantry_endpoint_line_sink sink = RegistryBench::lines_to(text);
+    if (table.status) {
+        const auto begin = Clock::now();
+        const RecordedCall call;
+        call.require_ok(table.status(bench.driver(), call.raw(), &sink), "status");
+        require(Clock::now() - begin < std::chrono::seconds(1), "status took longer than a second");
+    }
+    const RegistryReference ref = completed("127.0.0.1:1/x:y");
+    if (!table.test || !bench.handles(ref)) return;
+    const gantry_reference raw = detail::to_c(ref);
+    RecordedCall call;
+    call.deadline_in_ms(20'000);
+    call.require_class(table.test(bench.driver(), call.raw(), &raw, nullptr, &sink),
+                       {GANTRY_OK, GANTRY_UNSUPPORTED, GANTRY_PERMISSION_DENIED},
+                       "test of an endpoint that nobody serves, which is a line of the answer");
 }
 
 void secrets(const Subject &subject, const std::string &dir) {
@@ -351,7 +379,9 @@ void what_is_missing(const Subject &subject, const std::string &dir) {
     other.digest.clear();
     Descriptor what;
     const RecordedCall first, second;
-    first.require_class(bench.resolve(first, other, what, nullptr), {GANTRY_NOT_FOUND},
+    // A source of bytes alone, which cannot be judged by a tag, says so of every tag.
+    first.require_class(bench.resolve(first, other, what, nullptr),
+                        {GANTRY_NOT_FOUND, ref.tag.empty() ? GANTRY_UNSUPPORTED : GANTRY_NOT_FOUND},
                         "resolve of an unknown tag");
     Blob blob;
     second.require_class(bench.fetch(second, ref,
@@ -457,6 +487,8 @@ std::vector<Case> registry_cases() {
          asks_no_network},
         {"registry.unreachable", "a registry that nobody serves is reported as such", kKind, true,
          unreachable},
+        {"registry.endpoints", "endpoints are told without a network, and tested without a failure", kKind,
+         true, endpoints},
         {"registry.secrets", "credentials are in no message, log or explanation", kKind, true, secrets},
         {"registry.gives-up", "a silent server costs no more than the deadline or the cancellation", kKind,
          true, gives_up},

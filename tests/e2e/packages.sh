@@ -7,7 +7,7 @@ trap cleanup EXIT
 
 note "building the packages"
 (cd "$BUILD" && cpack -B "$T/debs" > "$T/cpack.log" 2>&1) || { tail -20 "$T/cpack.log" >&2; fail "cpack failed"; }
-for name in gantry gantry-sdk gantry-plugin-{storage-{overlay,vfs,btrfs,aufs},net-bridge,registry-oci}; do
+for name in gantry gantry-sdk gantry-plugin-{storage-{overlay,vfs,btrfs,aufs},net-bridge,registry-{oci,layout,peer}}; do
   ls "$T"/debs/"${name}"_*.deb > /dev/null 2>&1 || fail "no package $name"
 done
 conffile=$(dpkg-deb --fsys-tarfile "$T"/debs/gantry_*.deb | tar -xO ./etc/gantry/gantry.toml)

@@ -101,6 +101,15 @@ class Memory final : public RegistryDriver {
         if (is("tag-forgotten")) return {"x"};
         return {"x", "y"};
     }
+    std::vector<EndpointLine> status(const Call &) override {
+        if (is("slow-status")) sleep(2);
+        return {};
+    }
+    std::vector<EndpointLine> test(const Call &, const RegistryReference &,
+                                   const std::optional<Credential> &) override {
+        if (is("test-throws")) throw Error(ErrorClass::kUnavailable, "test: nobody answers");
+        return {};
+    }
     std::vector<EndpointLine> explain(const Call &, const RegistryReference &ref) override {
         return {{ref.registry, "origin", "ok", "the only one", true, true, false}};
     }
