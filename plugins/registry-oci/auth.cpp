@@ -12,6 +12,7 @@ namespace {
 
 constexpr size_t kMaxTokens = 1024;
 constexpr int64_t kSecond = 1'000'000'000;
+constexpr int64_t kTokenTimeout = 60 * kSecond;
 
 std::string lower(std::string_view text) {
     std::string out(text);
@@ -104,9 +105,23 @@ std::string Authenticator::known(const std::string &endpoint, const std::string 
     return found->second.value;
 }
 
-std::string Authenticator::answer(const Call &call, const std::string &endpoint, const TlsSettings &tls,
-                                  const std::string &scope, const EndpointCredential &who,
-                                  const HttpResponse &unauthorized) {
+void Authenticator::keep(const std::string &key, const Token &token) {
+    std::lock_guard lock(mutex_);
+    if (tokens_.size() >= kMaxTokens) tokens_.clear();
+    tokens_[key] = token;
+}
+
+std::string Authenticator::answer(const Call &call, const Route &route, const std::string &scope,
+                                  const EndpointCredential &who, const HttpResponse &unauthorized,
+                                  const std::string &shown) {
+    const std::string key = key_of(route.base, scope, who);
+    if (!shown.empty()) {
+        // Another transfer may have renewed it meanwhile; else it is worthless, however long it claimed.
+        std::lock_guard lock(mutex_);
+        const auto found = tokens_.find(key);
+        if (found != tokens_.end() && found->second.value != shown) return found->second.value;
+        if (found != tokens_.end()) tokens_.erase(found);
+    }
     const auto challenge = parse_challenge(unauthorized);
     if (!challenge)
         throw Error(ErrorClass::kPermissionDenied, "HTTP 401 without a challenge that gantry understands");
@@ -115,48 +130,67 @@ std::string Authenticator::answer(const Call &call, const std::string &endpoint,
         if (who.username.empty()) throw Error(ErrorClass::kPermissionDenied, "no basic auth credentials");
         token = {basic(who), Call::now_ns() + 3600 * kSecond};
     } else {
-        int64_t lifetime_s = 60;
         Challenge wanted = *challenge;
         if (wanted.scope.empty()) wanted.scope = scope;
-        token.value = "Bearer " + fetch_token(call, endpoint, tls, wanted, who, lifetime_s);
+        const Answer got = fetch_token(call, route, wanted, who, false);
+        token.value = "Bearer " + got.token;
         // Ten seconds early: the token must still be good when the request arrives.
-        token.expires_ns = Call::now_ns() + std::max<int64_t>(1, lifetime_s - 10) * kSecond;
+        token.expires_ns = Call::now_ns() + std::max<int64_t>(1, got.lifetime_s - 10) * kSecond;
     }
-    std::lock_guard lock(mutex_);
-    if (tokens_.size() >= kMaxTokens) tokens_.clear();
-    tokens_[key_of(endpoint, scope, who)] = token;
+    keep(key, token);
     return token.value;
 }
 
-std::string Authenticator::fetch_token(const Call &call, const std::string &endpoint, const TlsSettings &tls,
-                                       const Challenge &challenge, const EndpointCredential &who,
-                                       int64_t &lifetime_s) {
+std::string Authenticator::answer_login(const Call &call, const Route &route, const EndpointCredential &who,
+                                        const HttpResponse &unauthorized, std::string &authorization) {
+    const auto challenge = parse_challenge(unauthorized);
+    if (!challenge || challenge->scheme == "basic") {
+        authorization = answer(call, route, "", who, unauthorized);
+        return {};
+    }
+    const Answer got = fetch_token(call, route, *challenge, who, true);
+    authorization = "Bearer " + got.token;
+    return got.refresh_token;
+}
+
+Authenticator::Answer Authenticator::fetch_token(const Call &call, const Route &route,
+                                                 const Challenge &challenge, const EndpointCredential &who,
+                                                 bool offline) {
     const std::string &realm = challenge.realm;
     if (!realm.starts_with("https://") && !realm.starts_with("http://"))
         throw Error(ErrorClass::kPermissionDenied, "the challenge names no token service");
-    if (endpoint.starts_with("https://") && !realm.starts_with("https://"))
+    if (route.base.starts_with("https://") && !realm.starts_with("https://"))
         throw Error(ErrorClass::kPermissionDenied,
                     "the registry speaks https but its token service " + realm + " does not");
     HttpRequest request;
-    request.tls = tls;
-    if (origin_of(realm) != origin_of(endpoint)) { // client certificates are for the endpoint alone
+    request.url = realm;
+    request.tls = route.tls;
+    request.proxy = route.proxy;
+    request.timeout_ns = kTokenTimeout;
+    if (origin_of(realm) != origin_of(route.base)) { // client certificates are for the endpoint alone
         request.tls.client_cert.clear();
         request.tls.client_key.clear();
     }
     request.headers.push_back("Accept: application/json");
-    if (!who.identity_token.empty()) {
-        request.url = realm;
+    const std::string rotation = route.base + '\n' + who.identity_token;
+    if (!who.identity_token.empty()) { // the OAuth2 form, docs.docker.com/reference/api/registry/auth
+        std::string refresh = who.identity_token;
+        {
+            std::lock_guard lock(mutex_);
+            if (const auto newer = rotated_.find(rotation); newer != rotated_.end()) refresh = newer->second;
+        }
         request.form =
             "grant_type=refresh_token&client_id=gantry&service=" + escape_query(challenge.service) +
-            "&scope=" + escape_query(challenge.scope) + "&refresh_token=" + escape_query(who.identity_token);
+            "&scope=" + escape_query(challenge.scope) + "&refresh_token=" + escape_query(refresh);
     } else {
-        request.url = realm + (realm.find('?') == std::string::npos ? "?" : "&") +
-                      "service=" + escape_query(challenge.service);
+        request.url += (realm.find('?') == std::string::npos ? "?" : "&") +
+                       ("service=" + escape_query(challenge.service));
         if (!challenge.scope.empty()) request.url += "&scope=" + escape_query(challenge.scope);
         if (!who.username.empty()) {
             request.url += "&account=" + escape_query(who.username);
             request.authorization = basic(who);
         }
+        if (offline) request.url += "&offline_token=true&client_id=gantry";
     }
     const HttpResponse response = http_.perform(call, request);
     if (response.status == 401 || response.status == 403)
@@ -171,15 +205,24 @@ std::string Authenticator::fetch_token(const Call &call, const std::string &endp
     boost::system::error_code failed;
     const auto document = boost::json::parse(response.body, failed, {}, limits);
     const boost::json::object *object = failed ? nullptr : document.if_object();
-    std::string token;
-    for (const char *name : {"token", "access_token"})
-        if (const auto *value = object ? object->if_contains(name) : nullptr; value && value->is_string())
-            if (token.empty()) token = std::string(value->get_string());
-    if (token.empty() || !is_header_text(token))
+    const auto text = [&](const char *name) {
+        const auto *value = object ? object->if_contains(name) : nullptr;
+        return value && value->is_string() ? std::string(value->get_string()) : "";
+    };
+    Answer out;
+    out.token = text("token");
+    if (out.token.empty()) out.token = text("access_token");
+    if (out.token.empty() || !is_header_text(out.token))
         throw Error(ErrorClass::kUnavailable, "the token service " + origin_of(realm) + " gave no token");
     if (const auto *value = object->if_contains("expires_in"); value && value->is_int64())
-        lifetime_s = std::clamp<int64_t>(value->get_int64(), 1, 86400);
-    return token;
+        out.lifetime_s = std::clamp<int64_t>(value->get_int64(), 1, 86400);
+    out.refresh_token = text("refresh_token");
+    if (!out.refresh_token.empty() && !who.identity_token.empty()) {
+        std::lock_guard lock(mutex_);
+        if (rotated_.size() >= kMaxTokens) rotated_.clear();
+        rotated_[rotation] = out.refresh_token;
+    }
+    return out;
 }
 
 } // namespace gantry::oci

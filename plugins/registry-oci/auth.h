@@ -27,6 +27,13 @@ struct EndpointCredential {
     }
 };
 
+/// The endpoint that is spoken to, and the way there.
+struct Route {
+    std::string base; // its URL
+    TlsSettings tls;
+    ProxySettings proxy;
+};
+
 /// Thread-safe. Values are kept by endpoint, scope and identity; never shared between endpoints.
 class Authenticator {
   public:
@@ -34,22 +41,32 @@ class Authenticator {
 
     /// Header value known to work, or "".
     std::string known(const std::string &endpoint, const std::string &scope, const EndpointCredential &who);
-    /// Answers a 401. Throws kPermissionDenied when the credentials cannot satisfy it.
-    std::string answer(const Call &call, const std::string &endpoint, const TlsSettings &tls,
-                       const std::string &scope, const EndpointCredential &who,
-                       const HttpResponse &unauthorized);
+    /// Answers a 401 of that endpoint itself to a request that showed `shown` ("" nothing). Throws
+    /// kPermissionDenied when the credentials cannot satisfy it.
+    std::string answer(const Call &call, const Route &route, const std::string &scope,
+                       const EndpointCredential &who, const HttpResponse &unauthorized,
+                       const std::string &shown = {});
+    /// As answer, for a login: asks the token service for a refresh token too, and returns it or "".
+    std::string answer_login(const Call &call, const Route &route, const EndpointCredential &who,
+                             const HttpResponse &unauthorized, std::string &authorization);
 
   private:
     struct Token {
         std::string value;
         int64_t expires_ns = 0; // CLOCK_MONOTONIC
     };
-    std::string fetch_token(const Call &call, const std::string &endpoint, const TlsSettings &tls,
-                            const Challenge &challenge, const EndpointCredential &who, int64_t &lifetime_s);
+    struct Answer {
+        std::string token, refresh_token;
+        int64_t lifetime_s = 60; // what the token specification gives when none is told
+    };
+    Answer fetch_token(const Call &call, const Route &route, const Challenge &challenge,
+                       const EndpointCredential &who, bool offline);
+    void keep(const std::string &key, const Token &token);
 
     HttpClient &http_;
     std::mutex mutex_;
     std::map<std::string, Token> tokens_;
+    std::map<std::string, std::string> rotated_; // endpoint and identity token -> its successor
 };
 
 } // namespace gantry::oci

@@ -4,8 +4,11 @@
 // Authorization must be dropped and where https must not turn into http.
 #include "http.h"
 
+#include "small_file.h"
+
 #include <algorithm>
 #include <arpa/inet.h>
+#include <cstdlib>
 #include <curl/curl.h>
 #include <mutex>
 
@@ -15,6 +18,7 @@ namespace {
 constexpr size_t kMaxHeaderBytes = 64 << 10;
 constexpr int kMaxRedirects = 5;
 constexpr size_t kMaxIdleSessions = 16;
+constexpr size_t kMaxCaFile = 4 << 20;
 
 struct Session {
     CURLM *multi = nullptr;
@@ -99,6 +103,33 @@ bool is_tls_failure(CURLcode code) {
            code == CURLE_SSL_CERTPROBLEM || code == CURLE_SSL_CIPHER || code == CURLE_SSL_CACERT_BADFILE;
 }
 
+/// When anything last moved, in either direction.
+struct Stall {
+    int64_t since_ns;
+    curl_off_t moved;
+
+    void look(const Transfer &t) {
+        curl_off_t down = 0, up = 0;
+        curl_easy_getinfo(t.easy, CURLINFO_SIZE_DOWNLOAD_T, &down);
+        curl_easy_getinfo(t.easy, CURLINFO_SIZE_UPLOAD_T, &up);
+        const curl_off_t now_moved = down + up + static_cast<curl_off_t>(t.header_bytes);
+        if (now_moved == moved) return;
+        moved = now_moved;
+        since_ns = Call::now_ns();
+    }
+    int64_t quiet_ns() const { return Call::now_ns() - since_ns; }
+};
+
+bool ask_to_go_on(const HttpRequest &request) {
+    try {
+        return request.go_on();
+    } catch (...) {
+        throw SinkStopped{std::current_exception()};
+    }
+}
+
+const char *environment(const char *name) { return std::getenv(name); }
+
 struct Detach { // an easy handle must leave its multi before it may be used again
     Session &s;
     ~Detach() { curl_multi_remove_handle(s.multi, s.easy); }
@@ -108,7 +139,9 @@ struct Detach { // an easy handle must leave its multi before it may be used aga
 
 struct HttpClient::Impl {
     std::string user_agent;
-    long connect_ms, stall_s;
+    long connect_ms;
+    int64_t stall_ns;
+    bool http2;
     std::mutex mutex;
     std::vector<std::unique_ptr<Session>> idle;
 
@@ -158,8 +191,6 @@ HttpResponse HttpClient::Impl::once(const Call &call, const HttpRequest &request
     curl_easy_setopt(easy, CURLOPT_HTTPHEADER, list);
     curl_easy_setopt(easy, CURLOPT_USERAGENT, user_agent.c_str());
     curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, connect_ms);
-    curl_easy_setopt(easy, CURLOPT_LOW_SPEED_LIMIT, 1L);
-    curl_easy_setopt(easy, CURLOPT_LOW_SPEED_TIME, stall_s);
     curl_easy_setopt(easy, CURLOPT_BUFFERSIZE, 256L << 10);
     curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
     curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, error);
@@ -171,14 +202,25 @@ HttpResponse HttpClient::Impl::once(const Call &call, const HttpRequest &request
         curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE, static_cast<long>(request.form.size()));
         curl_easy_setopt(easy, CURLOPT_POSTFIELDS, request.form.c_str());
     }
-    // A proxy from the environment is not meant for what runs on this machine.
-    if (is_loopback_host(std::string_view(origin_of(request.url)).substr(request.url.find("://") + 3)))
-        curl_easy_setopt(easy, CURLOPT_PROXY, "");
+    curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, http2 ? CURL_HTTP_VERSION_2TLS : CURL_HTTP_VERSION_1_1);
+    if (request.timeout_ns > 0)
+        curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, static_cast<long>(request.timeout_ns / 1'000'000 + 1));
+    // Always set, so that libcurl does not look for proxies itself.
+    const ProxyChoice proxy = proxy_for(request.proxy, request.url, environment);
+    curl_easy_setopt(easy, CURLOPT_PROXY, proxy.url.c_str());
+    curl_easy_setopt(easy, CURLOPT_NOPROXY, proxy.no_proxy.c_str());
+    curl_easy_setopt(easy, CURLOPT_HEADEROPT, static_cast<long>(CURLHEADER_SEPARATE));
     if (request.tls.skip_verify) {
         curl_easy_setopt(easy, CURLOPT_SSL_VERIFYPEER, 0L);
         curl_easy_setopt(easy, CURLOPT_SSL_VERIFYHOST, 0L);
     }
     if (!request.tls.ca_file.empty()) curl_easy_setopt(easy, CURLOPT_CAINFO, request.tls.ca_file.c_str());
+    if (!request.tls.ca_pem.empty()) {
+        std::string pem = request.tls.ca_pem; // replaces CAINFO, so that both go in together
+        if (!request.tls.ca_file.empty()) pem += read_small_file(request.tls.ca_file, kMaxCaFile);
+        curl_blob blob{pem.data(), pem.size(), CURL_BLOB_COPY};
+        curl_easy_setopt(easy, CURLOPT_CAINFO_BLOB, &blob);
+    }
     if (!request.tls.client_cert.empty())
         curl_easy_setopt(easy, CURLOPT_SSLCERT, request.tls.client_cert.c_str());
     if (!request.tls.client_key.empty())
@@ -188,14 +230,26 @@ HttpResponse HttpClient::Impl::once(const Call &call, const HttpRequest &request
         throw Error(ErrorClass::kInternal, "send request to " + origin_of(request.url) + ": multi handle");
     Detach detach{session};
     const std::string doing = "transfer from " + origin_of(request.url);
+    // libcurl's own limit looks at averages over seconds and says so seconds late.
+    Stall stall{Call::now_ns(), 0};
     for (int running = 1; running > 0;) {
         call.check(doing);
+        if (request.go_on && !ask_to_go_on(request)) {
+            t.complete = true;
+            break;
+        }
         if (CURLMcode code = curl_multi_perform(session.multi, &running); code != CURLM_OK)
             throw TransportError(curl_multi_strerror(code), false);
         if (running == 0) break;
+        stall.look(t);
+        const int64_t allowed =
+            stall.moved ? stall_ns : std::max<int64_t>(stall_ns, connect_ms * 1'000'000LL);
+        if (stall.quiet_ns() > allowed)
+            throw TransportError("no byte for " + std::to_string(allowed / 1'000'000) + " ms", false);
         curl_waitfd extra{call.cancel_fd(), CURL_WAIT_POLLIN, 0};
         int wait = call.remaining_ms();
-        if (wait < 0 || wait > 1000) wait = 1000;
+        const int often = static_cast<int>(std::clamp<int64_t>(stall_ns / 4'000'000, 1, 1000));
+        if (wait < 0 || wait > often) wait = often;
         curl_multi_poll(session.multi, &extra, call.cancel_fd() >= 0 ? 1 : 0, wait, nullptr);
     }
     CURLcode result = CURLE_OK;
@@ -204,6 +258,10 @@ HttpResponse HttpClient::Impl::once(const Call &call, const HttpRequest &request
         if (message->msg == CURLMSG_DONE && message->easy_handle == easy) result = message->data.result;
     if (t.sink_error) throw SinkStopped{t.sink_error};
     curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &t.response.status);
+    t.response.url = request.url;
+    curl_off_t microseconds = 0;
+    curl_easy_getinfo(easy, CURLINFO_STARTTRANSFER_TIME_T, &microseconds);
+    t.response.first_byte_ns = static_cast<int64_t>(microseconds) * 1000;
     if (t.complete) return std::move(t.response);
     if (t.too_large)
         throw TransportError(
@@ -212,17 +270,21 @@ HttpResponse HttpClient::Impl::once(const Call &call, const HttpRequest &request
                 " bytes",
             false);
     if (result != CURLE_OK)
-        throw TransportError(*error ? error : curl_easy_strerror(result), is_tls_failure(result));
+        throw TransportError(*error ? error : curl_easy_strerror(result), is_tls_failure(result),
+                             result != CURLE_COULDNT_RESOLVE_HOST && result != CURLE_COULDNT_CONNECT &&
+                                 result != CURLE_COULDNT_RESOLVE_PROXY && !is_tls_failure(result));
     return std::move(t.response);
 }
 
-HttpClient::HttpClient(std::string user_agent, int64_t connect_timeout_ns, int64_t stall_timeout_ns)
+HttpClient::HttpClient(std::string user_agent, int64_t connect_timeout_ns, int64_t stall_timeout_ns,
+                       bool http2)
     : impl_(std::make_unique<Impl>()) {
     static std::once_flag once;
     std::call_once(once, [] { curl_global_init(CURL_GLOBAL_DEFAULT); });
     impl_->user_agent = std::move(user_agent);
+    impl_->http2 = http2;
     impl_->connect_ms = static_cast<long>(std::max<int64_t>(1, connect_timeout_ns / 1'000'000));
-    impl_->stall_s = static_cast<long>(std::max<int64_t>(1, stall_timeout_ns / 1'000'000'000));
+    impl_->stall_ns = std::max<int64_t>(1'000'000, stall_timeout_ns);
 }
 
 HttpClient::~HttpClient() = default;

@@ -1,6 +1,8 @@
 // HTTP over libcurl for one purpose: bounded GETs (and a token POST) that obey cancellation at once.
 #pragma once
 
+#include "proxy.h"
+
 #include <gantry/call.hpp>
 
 #include <cstdint>
@@ -14,7 +16,8 @@
 namespace gantry::oci {
 
 struct TlsSettings {
-    std::string ca_file, client_cert, client_key;
+    std::string ca_file, client_cert, client_key; // PEM files
+    std::string ca_pem;                           // more authorities
     bool skip_verify = false;
 };
 
@@ -22,6 +25,8 @@ struct HttpResponse {
     long status = 0;
     std::vector<std::pair<std::string, std::string>> headers; // names in lower case
     std::string body;                                         // what no sink took
+    std::string url;                                          // who answered in the end, after redirects
+    int64_t first_byte_ns = 0; // from the request (the last one) to the first byte of its answer
 
     /// First header of that (lower-case) name or "".
     std::string header(std::string_view name) const;
@@ -35,15 +40,20 @@ struct HttpRequest {
     std::string form;          // not empty: POST application/x-www-form-urlencoded
     size_t max_body = 64 << 10;
     TlsSettings tls;
+    ProxySettings proxy;
+    int64_t timeout_ns = 0; // of each request as a whole; 0: as long as bytes come
+    /// Asked at least once a second while the transfer runs; false ends it as complete. May throw.
+    std::function<bool()> go_on;
     /// Takes the body of 200 and 206 answers; false ends the transfer as complete. May throw.
     std::function<bool(const HttpResponse &head, const void *data, size_t size)> sink;
 };
 
 /// The transport failed (no connection, cut, stalled); no complete HTTP answer.
 struct TransportError : Error {
-    TransportError(std::string message, bool tls_failed)
-        : Error(ErrorClass::kUnavailable, std::move(message)), tls(tls_failed) {}
+    TransportError(std::string message, bool tls_failed, bool was_reached = true)
+        : Error(ErrorClass::kUnavailable, std::move(message)), tls(tls_failed), reached(was_reached) {}
     bool tls;
+    bool reached; // there was a connection
 };
 /// The sink threw: carries its exception past the fallback logic.
 struct SinkStopped {
@@ -53,7 +63,8 @@ struct SinkStopped {
 /// Thread-safe. Keeps idle connections; each request runs on a session of its own.
 class HttpClient {
   public:
-    HttpClient(std::string user_agent, int64_t connect_timeout_ns, int64_t stall_timeout_ns);
+    HttpClient(std::string user_agent, int64_t connect_timeout_ns, int64_t stall_timeout_ns,
+               bool http2 = true);
     ~HttpClient();
 
     /// Follows up to 5 redirects. Throws TransportError, SinkStopped, Error(kCancelled, kDeadline).

@@ -1,5 +1,7 @@
-// Endpoints, their order, health and rights; and the one request function that everything goes through.
+// The one request function that everything goes through, what its answers mean, and what is kept of them.
 #include "oci_driver.h"
+
+#include "credentials.h"
 
 #include <boost/json.hpp>
 
@@ -9,16 +11,9 @@ namespace gantry::oci {
 namespace {
 
 constexpr int64_t kSecond = 1'000'000'000;
-constexpr int64_t kRest = 15 * kSecond;
+constexpr int64_t kSaveAgain = 60 * kSecond;
+constexpr int64_t kSmallAnswer = 120 * kSecond; // a list of tags, a ping
 constexpr int kMaxTagPages = 200;
-
-std::string normal_server(std::string server) {
-    if (const size_t scheme = server.find("://"); scheme != std::string::npos) server.erase(0, scheme + 3);
-    if (const size_t slash = server.find('/'); slash != std::string::npos) server.resize(slash);
-    if (server == "index.docker.io" || server == "registry-1.docker.io" || server == "hub.docker.com")
-        return "docker.io";
-    return server;
-}
 
 /// Control characters and endless HTML pages of a server do not reach terminals and logs.
 std::string printable(std::string_view text, size_t limit) {
@@ -46,131 +41,158 @@ std::string server_message(const HttpResponse &response) {
 
 } // namespace
 
-OciDriver::OciDriver(Options options)
-    : options_(std::move(options)),
-      http_(options_.user_agent, options_.connect_timeout_ns, options_.stall_timeout_ns), auth_(http_) {}
+OciDriver::OciDriver(Options options, HealthStore store, Health::Settings health)
+    : options_(std::move(options)), table_(options_),
+      http_(options_.user_agent, options_.connect_timeout_ns, options_.stall_timeout_ns, options_.http2),
+      auth_(http_), health_({options_.rest_ns, options_.max_rest_ns, health.now, health.random}),
+      store_(std::move(store)) {}
 
 bool OciDriver::handles(const Call &, const RegistryReference &ref) { return !ref.registry.empty(); }
 
 std::vector<Endpoint> OciDriver::endpoints(const std::string &registry) const {
-    std::vector<Endpoint> out;
-    const auto found = options_.hosts.find(registry);
-    static const HostOptions kNone;
-    const HostOptions &host = found == options_.hosts.end() ? kNone : found->second;
-    const std::string table = "[registry.oci.hosts.\"" + registry + "\"]";
-    for (size_t i = 0; i < host.mirrors.size(); ++i) {
-        const MirrorOptions &m = host.mirrors[i];
-        Endpoint e;
-        e.url = m.url;
-        e.mirror = true;
-        e.resolve_tags = m.resolve_tags;
-        e.tls.ca_file = m.ca_file;
-        e.tls.skip_verify = m.skip_verify;
-        e.username = m.username;
-        e.password = m.password;
-        e.reason = table + " mirrors[" + std::to_string(i) + "]";
-        out.push_back(std::move(e));
-    }
-    Endpoint origin;
-    origin.tls = {host.ca_file, host.client_cert, host.client_key, host.skip_verify};
-    origin.reason = found == options_.hosts.end() ? "the registry named in the reference" : table;
-    if (!host.url.empty()) {
-        origin.url = host.url;
-    } else if (host.plain_http) {
-        origin.url = "http://" + registry;
-    } else if (registry == "docker.io") {
-        origin.url = "https://registry-1.docker.io";
-    } else {
-        origin.url = "https://" + registry;
-        if (is_loopback_host(registry)) {
-            origin.http_possible = true;
-            // Who could answer in its place is root here already; Docker trusts loopback alike.
-            if (origin.tls.ca_file.empty()) origin.tls.skip_verify = true;
-            std::lock_guard lock(mutex_);
-            if (const auto known = scheme_.find(origin.url); known != scheme_.end())
-                origin.url = known->second, origin.http_possible = false;
-        }
-    }
-    out.push_back(std::move(origin));
+    auto out = table_.list(registry);
+    std::lock_guard lock(mutex_);
+    for (Endpoint &e : out)
+        if (const auto known = scheme_.find(e.url); e.http_possible && known != scheme_.end())
+            e.url = known->second, e.http_possible = false;
     return out;
 }
 
-std::vector<Endpoint> OciDriver::by_health(std::vector<Endpoint> list) const {
-    const int64_t now = Call::now_ns();
-    std::lock_guard lock(mutex_);
-    std::stable_partition(list.begin(), list.end(), [&](const Endpoint &e) {
-        const auto h = health_.find(e.url);
-        return h == health_.end() || h->second.resting_until_ns <= now;
-    });
-    return list;
+std::vector<Endpoint> OciDriver::chosen(const std::string &registry, Purpose purpose, uint64_t size,
+                                        bool explore) {
+    return choose(endpoints(registry), table_.host(registry), purpose, size, health_, explore);
 }
 
-void OciDriver::mark_ok(const std::string &url) {
+std::string OciDriver::spoken_url(const Endpoint &endpoint) const {
+    if (!endpoint.http_possible) return endpoint.url;
     std::lock_guard lock(mutex_);
-    health_[url] = {0, true, {}};
+    const auto known = scheme_.find(endpoint.url);
+    return known == scheme_.end() ? endpoint.url : known->second;
 }
+
+void OciDriver::mark_ok(const std::string &url) { health_.succeeded(url); }
 
 void OciDriver::mark_failed(const Failure &failure) {
     // "Not there" and "not allowed" are answers about a repository, not about the endpoint's health.
     if (failure.error_class != ErrorClass::kUnavailable) return;
+    health_.failed(failure.where, Fault::kFailed, failure.why, failure.retry_after_s * kSecond);
     std::lock_guard lock(mutex_);
-    Health &h = health_[failure.where];
-    h.resting_until_ns =
-        Call::now_ns() +
-        (failure.retry_after_s ? std::min<int64_t>(failure.retry_after_s, 300) * kSecond : kRest);
-    h.reason = failure.why;
     std::erase_if(scheme_, [&](const auto &entry) { return entry.second == failure.where; });
 }
 
 HttpResponse OciDriver::request(const Call &call, const Endpoint &endpoint, const std::string &registry,
                                 const std::string &scope, const std::optional<Credential> &credential,
                                 HttpRequest wanted, const std::string &path) {
-    EndpointCredential who;
-    if (endpoint.mirror)
-        who = {endpoint.username, endpoint.password, {}, {}};
-    else if (credential && (credential->server.empty() || normal_server(credential->server) == registry))
-        who = {credential->username, credential->password, credential->identity_token,
-               credential->registry_token};
-    std::string base = endpoint.url;
+    const EndpointCredential who = endpoint.registry == registry
+                                       ? credential_for(endpoint, credential, options_.auth_file)
+                                       : EndpointCredential{};
+    std::string base = spoken_url(endpoint);
+    bool begun = false; // bytes were handed over: asking again is the caller's business
     wanted.tls = endpoint.tls;
+    wanted.proxy = endpoint.proxy;
+    if (wanted.sink)
+        wanted.sink = [&begun, sink = std::move(wanted.sink)](const HttpResponse &head, const void *data,
+                                                              size_t size) {
+            begun = true;
+            return sink(head, data, size);
+        };
     auto perform = [&] {
         wanted.url = base + path;
-        wanted.authorization = auth_.known(base, scope, who);
         return http_.perform(call, wanted);
     };
     HttpResponse response;
     try {
+        wanted.authorization = auth_.known(base, scope, who);
         response = perform();
     } catch (const TransportError &https_error) {
-        if (!endpoint.http_possible) throw;
+        if (!endpoint.http_possible || begun || !base.starts_with("https://")) throw;
         base.replace(0, 8, "http://");
+        remember_scheme(endpoint.url, base); // before its first byte, which names the endpoint
         try {
+            wanted.authorization = auth_.known(base, scope, who);
             response = perform();
         } catch (const TransportError &http_error) {
-            throw TransportError("https: " + https_error.message() + "; http: " + http_error.message(),
-                                 false);
+            remember_scheme(endpoint.url, "");
+            throw TransportError("https: " + https_error.message() + "; http: " + http_error.message(), false,
+                                 https_error.reached || http_error.reached);
         }
     }
-    if (endpoint.http_possible) {
-        std::lock_guard lock(mutex_);
-        if (scheme_.size() > 1024) scheme_.clear();
-        scheme_[endpoint.url] = base;
-    }
-    if (response.status != 401) return response;
-    wanted.authorization = auth_.answer(call, base, endpoint.tls, scope, who, response);
-    wanted.url = base + path;
-    return http_.perform(call, wanted);
+    if (endpoint.http_possible) remember_scheme(endpoint.url, base);
+    // A challenge of whoever a redirect led to is none of ours.
+    if (response.status != 401 || origin_of(response.url) != origin_of(base)) return response;
+    const std::string shown = wanted.authorization;
+    wanted.authorization =
+        auth_.answer(call, {base, endpoint.tls, endpoint.proxy}, scope, who, response, shown);
+    return perform();
+}
+
+void OciDriver::remember_scheme(const std::string &url, const std::string &spoken) {
+    std::lock_guard lock(mutex_);
+    if (scheme_.size() > 1024) scheme_.clear();
+    if (spoken.empty())
+        scheme_.erase(url);
+    else
+        scheme_[url] = spoken;
 }
 
 OciDriver::Failure OciDriver::judge(const Endpoint &endpoint, const HttpResponse &response) const {
-    Failure f{ErrorClass::kUnavailable, endpoint.url, "HTTP " + std::to_string(response.status), 0};
+    Failure f{ErrorClass::kUnavailable, spoken_url(endpoint), "HTTP " + std::to_string(response.status), 0};
+    const std::string from = origin_of(response.url);
+    const bool redirected = !response.url.empty() && from != origin_of(f.where);
+    if (redirected) f.why += " from " + from + " where it sends its clients";
     if (response.status == 404) f.error_class = ErrorClass::kNotFound;
-    if (response.status == 401 || response.status == 403) f.error_class = ErrorClass::kPermissionDenied;
+    // Elsewhere it is the signature in the URL that has expired: the registry makes a new one.
+    if ((response.status == 401 || response.status == 403) && !redirected)
+        f.error_class = ErrorClass::kPermissionDenied;
     if (const std::string message = server_message(response); !message.empty()) f.why += " (" + message + ")";
-    const std::string after = response.header("retry-after");
-    if (!after.empty() && after.size() < 6 && std::all_of(after.begin(), after.end(), ::isdigit))
-        f.retry_after_s = std::stol(after);
+    if (f.error_class == ErrorClass::kUnavailable)
+        f.retry_after_s = parse_retry_after(response.header("retry-after"), health_.now() / kSecond);
     return f;
+}
+
+std::optional<OciDriver::Failure> OciDriver::waiting(const Endpoint &endpoint) const {
+    const std::string url = spoken_url(endpoint);
+    const int64_t wait = health_.wait_ns(url);
+    if (wait == 0) return std::nullopt;
+    const HealthRecord r = health_.get(url);
+    return Failure{ErrorClass::kUnavailable, url,
+                   "asked to be left alone for another " + std::to_string(wait / kSecond + 1) + " s" +
+                       (r.reason.empty() ? "" : " (" + r.reason + ")"),
+                   0};
+}
+
+void OciDriver::load_health(const Call &call) {
+    {
+        std::lock_guard lock(mutex_);
+        if (loaded_) return;
+        loaded_ = true;
+    }
+    try {
+        if (store_.load) health_.from_json(store_.load(call));
+    } catch (const Error &error) { // a driver without memory works too
+        call.log(GANTRY_LOG_WARN,
+                 ("read the remembered health of registry endpoints: " + error.message()).c_str());
+    }
+}
+
+void OciDriver::save_health(const Call &call) noexcept {
+    try {
+        if (!store_.save) return;
+        const uint64_t changes = health_.changes(), urgent = health_.urgent_changes();
+        {
+            std::lock_guard lock(mutex_);
+            const int64_t age = Call::now_ns() - saved_ns_;
+            if (saved_ns_ != 0 && age < kSecond) return; // a storm of failures is one write a second
+            if (urgent == saved_urgent_ && (changes == saved_changes_ || age < kSaveAgain)) return;
+            saved_changes_ = changes;
+            saved_urgent_ = urgent;
+            saved_ns_ = Call::now_ns();
+        }
+        store_.save(call, health_.to_json());
+    } catch (...) { // cancelled, most likely; the next operation stores it
+        std::lock_guard lock(mutex_);
+        saved_urgent_ = 0;
+    }
 }
 
 Error OciDriver::combined(const std::string &doing, const std::vector<Failure> &failures) {
@@ -192,49 +214,25 @@ Error OciDriver::combined(const std::string &doing, const std::vector<Failure> &
             "check the network and [registry.oci.hosts] (mirrors, plain_http, ca_file)"};
 }
 
-std::vector<EndpointLine> OciDriver::explain(const Call &, const RegistryReference &ref) {
-    std::vector<EndpointLine> out;
-    const int64_t now = Call::now_ns();
-    for (const Endpoint &e : by_health(endpoints(ref.registry))) {
-        EndpointLine line;
-        line.url = e.url;
-        line.role = e.mirror ? "mirror" : "origin";
-        line.reason = e.reason;
-        line.can_pull = true;
-        line.can_resolve = e.resolve_tags;
-        line.can_push = !e.mirror;
-        line.state = "unknown";
-        std::lock_guard lock(mutex_);
-        if (const auto h = health_.find(e.url); h != health_.end()) {
-            if (h->second.resting_until_ns > now) {
-                line.state =
-                    "resting for " + std::to_string((h->second.resting_until_ns - now) / kSecond + 1) + "s";
-                line.reason += "; last failure: " + h->second.reason;
-            } else if (h->second.seen_ok) {
-                line.state = "ok";
-            }
-        }
-        out.push_back(std::move(line));
-    }
-    return out;
-}
-
 std::vector<std::string> OciDriver::tags(const Call &call, const RegistryReference &ref,
                                          const std::optional<Credential> &credential) {
     const std::string doing = "list tags of " + ref.registry + "/" + ref.repository;
+    const HealthScope scope(*this, call);
+    table_.check_allowed(doing, ref.registry, ref.repository);
+    check_path_part(ref.repository, "repository");
     std::vector<Failure> failures;
-    for (const Endpoint &e : by_health(endpoints(ref.registry))) {
-        if (!e.resolve_tags) continue;
+    for (const Endpoint &e : chosen(ref.registry, Purpose::kTag, 0, false)) {
         try {
             std::vector<std::string> out;
             std::string last;
             for (int page = 0; page < kMaxTagPages; ++page) {
                 HttpRequest wanted;
                 wanted.max_body = 4 << 20;
-                const auto response = request(call, e, ref.registry, "repository:" + ref.repository + ":pull",
-                                              credential, wanted,
-                                              "/v2/" + ref.repository + "/tags/list?n=1000" +
-                                                  (last.empty() ? "" : "&last=" + escape_query(last)));
+                wanted.timeout_ns = kSmallAnswer;
+                const auto response =
+                    request(call, e, ref.registry, e.scope(ref.repository), credential, wanted,
+                            e.path(ref.repository, "/tags/list?n=1000" +
+                                                       (last.empty() ? "" : "&last=" + escape_query(last))));
                 if (!response.ok()) {
                     failures.push_back(judge(e, response));
                     mark_failed(failures.back());
@@ -269,13 +267,38 @@ std::vector<std::string> OciDriver::tags(const Call &call, const RegistryReferen
 
 std::string OciDriver::login(const Call &call, const Credential &credential) {
     const std::string registry = credential.server.empty() ? "docker.io" : normal_server(credential.server);
+    const std::string doing = "log in to " + registry;
+    table_.check_allowed(doing, registry, "");
     const Endpoint origin = endpoints(registry).back();
     try {
-        const auto response = request(call, origin, registry, "", credential, {}, "/v2/");
-        if (response.ok()) return {};
-        throw combined("log in to " + registry, {judge(origin, response)});
+        HttpRequest wanted;
+        wanted.timeout_ns = kSmallAnswer;
+        const EndpointCredential who{credential.username, credential.password, credential.identity_token,
+                                     credential.registry_token};
+        // Without credentials first: the challenge decides how they are shown, and to whom.
+        wanted.tls = origin.tls;
+        wanted.proxy = origin.proxy;
+        std::string base = spoken_url(origin);
+        wanted.url = base + "/v2/";
+        HttpResponse response;
+        try {
+            response = http_.perform(call, wanted);
+        } catch (const TransportError &) {
+            if (!origin.http_possible || !base.starts_with("https://")) throw;
+            wanted.url = base.replace(0, 8, "http://") + "/v2/";
+            response = http_.perform(call, wanted);
+            remember_scheme(origin.url, base);
+        }
+        std::string token;
+        if (response.status == 401 && origin_of(response.url) == origin_of(base)) {
+            token = auth_.answer_login(call, {base, origin.tls, origin.proxy}, who, response,
+                                       wanted.authorization);
+            response = http_.perform(call, wanted);
+        }
+        if (response.ok()) return token;
+        throw combined(doing, {judge(origin, response)});
     } catch (const TransportError &error) {
-        throw Error(ErrorClass::kUnavailable, "log in to " + registry + ": " + error.message());
+        throw Error(ErrorClass::kUnavailable, doing + ": " + error.message());
     }
 }
 

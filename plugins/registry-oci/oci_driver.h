@@ -1,16 +1,19 @@
 // The "oci" registry driver: OCI distribution over HTTP with mirrors for any registry.
 //
-// Endpoints are tried in order: the mirrors of the registry, then the registry itself. An endpoint that
-// failed rests for a while, which only moves it to the end: a wrong guess never makes a pull impossible.
-// Tokens and passwords are tied to the endpoint they were made for.
+// endpoints.h says which endpoints there are, choice.h in which order they are asked, health.h what is
+// remembered of them; credentials and tokens are tied to the endpoint they were made for.
 #pragma once
 
 #include "auth.h"
+#include "choice.h"
+#include "endpoints.h"
+#include "health.h"
 #include "http.h"
 #include "options.h"
 
 #include <gantry/registry.hpp>
 
+#include <functional>
 #include <map>
 #include <mutex>
 #include <set>
@@ -19,18 +22,15 @@
 
 namespace gantry::oci {
 
-struct Endpoint {
-    std::string url; // base: scheme://host[:port][/path]
-    bool mirror = false, resolve_tags = true;
-    bool http_possible = false; // loopback: plain http when https does not answer
-    TlsSettings tls;
-    std::string username, password; // of a mirror
-    std::string reason;
+/// Where the health of endpoints is kept between runs; both may be empty. May throw.
+struct HealthStore {
+    std::function<std::string(const Call &)> load; // "" when there is none
+    std::function<void(const Call &, const std::string &)> save;
 };
 
 class OciDriver : public RegistryDriver {
   public:
-    explicit OciDriver(Options options);
+    explicit OciDriver(Options options, HealthStore store = {}, Health::Settings health = {});
 
     bool handles(const Call &call, const RegistryReference &ref) override;
     Descriptor resolve(const Call &call, const RegistryReference &ref,
@@ -42,34 +42,62 @@ class OciDriver : public RegistryDriver {
     std::string login(const Call &call, const Credential &credential) override;
 
   private:
-    struct Health {
-        int64_t resting_until_ns = 0;
-        bool seen_ok = false;
-        std::string reason;
-    };
+    class Download; // one fetch, oci_fetch.cpp
     struct Failure {
         ErrorClass error_class;
         std::string where, why;
         int64_t retry_after_s = 0;
     };
 
+    /// All of a registry, as configured; loopback ones with the scheme that is known to answer.
     std::vector<Endpoint> endpoints(const std::string &registry) const;
-    std::vector<Endpoint> by_health(std::vector<Endpoint> list) const;
+    /// Those with the right, in the order in which they are asked.
+    std::vector<Endpoint> chosen(const std::string &registry, Purpose purpose, uint64_t size, bool explore);
+    /// The endpoint's URL with the scheme that it turned out to speak.
+    std::string spoken_url(const Endpoint &endpoint) const;
     /// One request with authorisation and the loopback scheme choice; throws as HttpClient does.
     HttpResponse request(const Call &call, const Endpoint &endpoint, const std::string &registry,
                          const std::string &scope, const std::optional<Credential> &credential,
                          HttpRequest wanted, const std::string &path);
+    void remember_scheme(const std::string &url, const std::string &spoken); // "" forgets
     void mark_ok(const std::string &url);
     void mark_failed(const Failure &failure);
     Failure judge(const Endpoint &endpoint, const HttpResponse &response) const;
+    /// The endpoint asked to be left alone and that time is not over; said as a failure.
+    std::optional<Failure> waiting(const Endpoint &endpoint) const;
     static Error combined(const std::string &doing, const std::vector<Failure> &failures);
+    EndpointLine line_of(const Endpoint &endpoint) const;
+
+    void load_health(const Call &call);
+    /// Stores what was learnt, at once when a rest began or ended. Never throws.
+    void save_health(const Call &call) noexcept;
+    struct HealthScope { // around every operation
+        OciDriver &driver;
+        const Call &call;
+        HealthScope(OciDriver &d, const Call &c) : driver(d), call(c) { d.load_health(c); }
+        ~HealthScope() { driver.save_health(call); }
+    };
 
     Options options_;
+    EndpointTable table_;
     HttpClient http_;
     Authenticator auth_;
+    Health health_;
+    HealthStore store_;
+    std::mutex choice_mutex_; // choosing and counting the transfer are one step
+
     mutable std::mutex mutex_;
-    std::map<std::string, Health> health_;
     std::map<std::string, std::string> scheme_; // loopback endpoint URL -> the one that answers
+    bool loaded_ = false;
+    uint64_t saved_changes_ = 0, saved_urgent_ = 0;
+    int64_t saved_ns_ = 0;
 };
+
+/// Throws kInvalidArgument for what does not belong into a URL's path.
+void check_path_part(const std::string &text, const char *what);
+/// Sleeps for a random time between the two, ends early by throwing when cancelled.
+void wait_or_cancel(const Call &call, int64_t min_ms, int64_t max_ms, const std::string &doing);
+/// Whole seconds until the time that a Retry-After names (seconds or an HTTP date); 0 for none.
+int64_t parse_retry_after(const std::string &value, int64_t now_s);
 
 } // namespace gantry::oci

@@ -160,7 +160,7 @@ TEST(OciResolve, MirrorWithoutTheRightIsNotAskedForTags) {
     FaultServer mirror([](const FaultRequest &) { return manifest_reply(); });
     FaultServer origin([](const FaultRequest &) { return manifest_reply(); });
     auto options = with_mirrors("docker.io", {mirror.url()}, origin.url());
-    options.hosts["docker.io"].mirrors[0].resolve_tags = false;
+    options.hosts["docker.io"].mirrors[0].rights.resolve_tags = false;
     OciDriver driver(options);
     TestCall call;
     EXPECT_EQ(driver.resolve(call, {"docker.io", "a/b", "x", ""}, std::nullopt, nullptr).endpoint,
