@@ -82,7 +82,7 @@ void Health::failed(const std::string &url, Fault fault, const std::string &reas
     for (uint32_t i = 0; i < r.in_a_row && rest < longest; ++i)
         rest *= 2;
     rest = static_cast<int64_t>(static_cast<double>(std::min(rest, longest)) * jitter);
-    if (fault == Fault::kCorrupt && r.resting_until - now > rest / 2) return; // known already
+    if (fault == Fault::kCorrupt && r.resting_until - now > first / 2) return; // known already
     ++r.in_a_row;
     r.last_failure = now;
     r.resting_until = std::max(r.resting_until, now + rest);

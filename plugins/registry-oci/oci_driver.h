@@ -39,6 +39,9 @@ class OciDriver : public RegistryDriver {
     std::vector<std::string> tags(const Call &call, const RegistryReference &ref,
                                   const std::optional<Credential> &credential) override;
     std::vector<EndpointLine> explain(const Call &call, const RegistryReference &ref) override;
+    std::vector<EndpointLine> status(const Call &call) override;
+    std::vector<EndpointLine> test(const Call &call, const RegistryReference &ref,
+                                   const std::optional<Credential> &credential) override;
     std::string login(const Call &call, const Credential &credential) override;
 
   private:
@@ -67,6 +70,9 @@ class OciDriver : public RegistryDriver {
     std::optional<Failure> waiting(const Endpoint &endpoint) const;
     static Error combined(const std::string &doing, const std::vector<Failure> &failures);
     EndpointLine line_of(const Endpoint &endpoint) const;
+    /// Asks one endpoint now; throws only when cancelled.
+    EndpointLine measure(const Call &call, const Endpoint &endpoint, const RegistryReference &ref,
+                         const std::optional<Credential> &credential);
 
     void load_health(const Call &call);
     /// Stores what was learnt, at once when a rest began or ended. Never throws.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <functional>
 #include <map>
 #include <mutex>
@@ -31,6 +32,7 @@ struct FaultReply {
     std::map<std::string, std::string> headers;
     size_t cut_after = std::string::npos; // bytes of the body, then the connection is closed
     bool stall = false;                   // after cut_after: stay silent instead of closing
+    size_t drip = 0;                      // so many bytes of the body every 10 ms
 };
 
 class FaultServer {
@@ -129,7 +131,12 @@ class FaultServer {
                               " X\r\nContent-Length: " + std::to_string(reply.body.size()) + "\r\n";
             for (const auto &[name, value] : reply.headers)
                 out += name + ": " + value + "\r\n";
-            if (!send(fd, out + "\r\n" + reply.body.substr(0, reply.cut_after))) return;
+            const std::string body = reply.body.substr(0, reply.cut_after);
+            if (!send(fd, out + "\r\n" + (reply.drip ? "" : body))) return;
+            for (size_t at = 0; reply.drip && at < body.size(); at += reply.drip) {
+                if (!send(fd, body.substr(at, reply.drip))) return;
+                std::this_thread::sleep_for(std::chrono::milliseconds(10));
+            }
             if (reply.stall) {
                 char byte;
                 while (::recv(fd, &byte, 1, 0) > 0) {
