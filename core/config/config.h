@@ -60,6 +60,7 @@ struct RegistryConfig {
     int64_t partial_ttl_ns = 7 * 86400ll * 1000000000; // of a download that nobody continues; 0: none is kept
     uint64_t partial_budget = 10ull << 30;             // bytes of all of them on the disk
     uint64_t bandwidth = 0;                            // bytes per second of all pulls; 0: no limit
+    uint32_t max_parallel_uploads = 5;
 };
 
 /// A pinned plugin file: [plugins."libX.so"] sha256 = "...".

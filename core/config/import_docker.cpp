@@ -159,10 +159,12 @@ class Import {
             put("engine", "socket_group", quote(text(key, v)));
         } else if (key == "dns") {
             put("engine", "dns", quoted(list(key, v)));
-        } else if (key == "max-concurrent-downloads") {
+        } else if (key == "max-concurrent-downloads" || key == "max-concurrent-uploads") {
             if (!v.is_int64() || v.as_int64() < 1 || v.as_int64() > 64)
                 return none(key, v, "must be 1 to 64");
-            put("registry", "max_parallel_downloads", std::to_string(v.as_int64()));
+            put("registry",
+                key == "max-concurrent-uploads" ? "max_parallel_uploads" : "max_parallel_downloads",
+                std::to_string(v.as_int64()));
         } else if (key == "cgroup-parent") {
             const std::string parent = text(key, v);
             put("engine", "cgroup_parent", quote(parent.starts_with("/") ? parent : "/" + parent));

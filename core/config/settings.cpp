@@ -79,6 +79,7 @@ constexpr gantry_option kRegistry[] = {
             0, int64_t(1) << 50),
     bounded(option_size("bandwidth", "\"0\"", "bytes per second of all pulls together; 0: no limit"), 0,
             int64_t(1) << 40),
+    option_int("max_parallel_uploads", "5", 1, 64, "layers of one image pushed at once"),
 };
 // In every driver's table, beside the driver's own options.
 constexpr const char *kIsolations[] = {"none", "thread", "process", nullptr};
@@ -491,6 +492,7 @@ class Loaded : public EngineSettings {
         registry_.partial_ttl_ns = r.duration_ns("partial_ttl");
         registry_.partial_budget = static_cast<uint64_t>(r.size("partial_budget"));
         registry_.bandwidth = static_cast<uint64_t>(r.size("bandwidth"));
+        registry_.max_parallel_uploads = static_cast<uint32_t>(r.integer("max_parallel_uploads"));
         fill_pins();
     }
 

@@ -432,6 +432,19 @@ void ContentStore::remove(const std::string &digest) {
     if (::unlink(path.c_str()) != 0 && errno != ENOENT) throw Error::from_errno(errno, "remove " + path);
 }
 
+UniqueFd ContentStore::scratch() const {
+    const std::string folder = impl_->root + "/ingest";
+    UniqueFd fd(::open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+    if (fd) return fd;
+    if (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT)
+        throw Error::from_errno(errno, "make a file in " + folder);
+    std::string name = folder + "/scratch-XXXXXX"; // a file system without unnamed files
+    fd.reset(::mkostemp(name.data(), O_CLOEXEC));
+    if (!fd) throw Error::from_errno(errno, "make a file in " + folder);
+    ::unlink(name.c_str());
+    return fd;
+}
+
 std::vector<std::string> ContentStore::list() const {
     std::vector<std::string> digests;
     impl_->db.transact([&](Db &t) {

@@ -120,6 +120,8 @@ class ContentStore {
     /// Bytes that the disk has left for the engine, and its size.
     std::pair<uint64_t, uint64_t> disk_space() const;
     void remove(const std::string &digest);
+    /// An empty file without a name on the store's file system, for bytes whose digest is not known yet.
+    UniqueFd scratch() const;
     std::vector<std::string> list() const;
     /// What blobs, layers and images the database has until now survives a power cut from here on; nothing
     /// to do unless the store is durable.

@@ -8,6 +8,7 @@
 #include "core/image/impl.h"
 #include "core/image/instructions.h"
 #include "core/layer/layers.h"
+#include "core/store/db.h"
 
 #include <boost/json.hpp>
 
@@ -174,7 +175,14 @@ std::string Images::commit(const ImageCommit &what, const CancelSource &cancel) 
     row.created_ns = now;
     row.ref = what.ref;
     if (row.ref && row.ref->tag.empty()) row.ref->tag = "latest";
-    impl_->commit(row); // from here on the image is visible
+    impl_->commit(row);       // from here on the image is visible
+    if (!what.parent.empty()) // the parent may go
+        impl_->db.transact([&](Db &t) {
+            t.prepare("INSERT OR IGNORE INTO blob_origin(digest, registry, repository, image) "
+                      "SELECT digest, registry, repository, ?2 FROM blob_origin WHERE image=?1")
+                .bind_all(what.parent, row.id)
+                .run();
+        });
     if (row.ref) impl_->publish("tag", row.id, row.ref->familiar());
     return row.id;
 }

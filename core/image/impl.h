@@ -61,6 +61,8 @@ class PullAudience {
     std::multimap<std::string, const PullSink *> seats_;
 };
 
+struct ImageBytesContext;
+
 struct Images::Impl {
     Db &db;
     ContentStore &content;
@@ -131,6 +133,8 @@ struct Images::Impl {
     /// The same for what the name means: the index and the manifest chosen from it, or the manifest alone.
     void admit(const ImageReference &ref, const std::vector<std::string> &digests, const std::string &doing,
                const std::optional<Credential> &credential, const CancelSource &cancel) const;
+    // blob_source.cpp
+    ImageBytesContext bytes_context();
 
     // pull.cpp
     std::string pull_one(const ImageReference &ref, const Platform &platform, bool platform_given,

@@ -2,6 +2,7 @@
 // invisible (layers are found by chain id alone and swept when no image wants them); everything that came
 // over the network is verified by digest before it is parsed.
 #include "core/content/content.h"
+#include "core/image/blob_source.h"
 #include "core/image/download.h"
 #include "core/image/impl.h"
 #include "core/layer/layers.h"
@@ -161,6 +162,7 @@ std::string Images::Impl::pull_one(const ImageReference &ref, const Platform &pl
     what.pull = manifest_blob.digest;
     if (!ref.digest.empty()) what.ref->tag.clear();
     const bool changed = commit(what);
+    db.transact([&](Db &t) { note_origins(t, what.id, manifest.layers, {ref.registry, ref.repository}); });
     sink({"", "Digest: " + wanted_digest, 0, 0});
     publish("pull", ref.familiar(), ref.familiar_name());
     return changed    ? "Status: Downloaded newer image for " + ref.familiar()

@@ -89,6 +89,15 @@ CREATE TABLE pull_part(
   PRIMARY KEY(pull, part)) WITHOUT ROWID;
 CREATE INDEX pull_part_by_part ON pull_part(part);
 )sql",
+    // Repositories that are known to have a layer blob of an image: where it can be had again after its
+    // compressed form was dropped, and what a push can mount instead of sending it.
+    R"sql(
+CREATE TABLE blob_origin(
+  digest TEXT NOT NULL, registry TEXT NOT NULL, repository TEXT NOT NULL,
+  image TEXT NOT NULL REFERENCES image(id) ON DELETE CASCADE,
+  PRIMARY KEY(digest, registry, repository, image)) WITHOUT ROWID;
+CREATE INDEX blob_origin_by_image ON blob_origin(image);
+)sql",
 };
 const int kSchemaStepCount = sizeof kSchemaSteps / sizeof *kSchemaSteps;
 
