@@ -131,7 +131,8 @@ std::string Authenticator::answer(const Call &call, const Route &route, const st
         token = {basic(who), Call::now_ns() + 3600 * kSecond};
     } else {
         Challenge wanted = *challenge;
-        if (wanted.scope.empty()) wanted.scope = scope;
+        // A push asks first what is there, and its next requests need more than that answer's challenge says.
+        if (wanted.scope.empty() || scope.find(",push") != std::string::npos) wanted.scope = scope;
         const Answer got = fetch_token(call, route, wanted, who, false);
         token.value = "Bearer " + got.token;
         // Ten seconds early: the token must still be good when the request arrives.
@@ -185,7 +186,11 @@ Authenticator::Answer Authenticator::fetch_token(const Call &call, const Route &
     } else {
         request.url += (realm.find('?') == std::string::npos ? "?" : "&") +
                        ("service=" + escape_query(challenge.service));
-        if (!challenge.scope.empty()) request.url += "&scope=" + escape_query(challenge.scope);
+        for (size_t at = 0; at < challenge.scope.size();) { // once for each
+            const size_t end = std::min(challenge.scope.find(' ', at), challenge.scope.size());
+            if (end > at) request.url += "&scope=" + escape_query(challenge.scope.substr(at, end - at));
+            at = end + 1;
+        }
         if (!who.username.empty()) {
             request.url += "&account=" + escape_query(who.username);
             request.authorization = basic(who);

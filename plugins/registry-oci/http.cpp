@@ -42,6 +42,7 @@ struct Transfer {
     const HttpRequest &request;
     HttpResponse response;
     CURL *easy;
+    uint64_t sent = 0; // of the body
     size_t header_bytes = 0;
     bool too_large = false, complete = false;
     std::exception_ptr sink_error;
@@ -96,6 +97,50 @@ size_t on_body(char *data, size_t, size_t size, void *ctx) {
         t.sink_error = std::current_exception();
         return 0;
     }
+}
+
+size_t on_send(char *data, size_t, size_t size, void *ctx) {
+    auto &t = *static_cast<Transfer *>(ctx);
+    try {
+        const auto want = static_cast<size_t>(std::min<uint64_t>(size, t.request.body.size - t.sent));
+        if (want == 0) return 0;
+        const size_t got = t.request.body.read(t.sent, data, want);
+        if (got == 0 || got > want)
+            throw Error(ErrorClass::kDataLoss, "send request: the content is shorter than announced");
+        t.sent += got;
+        return got;
+    } catch (...) {
+        t.sink_error = std::current_exception();
+        return CURL_READFUNC_ABORT;
+    }
+}
+
+int on_rewind(void *ctx, curl_off_t offset, int origin) {
+    auto &t = *static_cast<Transfer *>(ctx);
+    if (origin != SEEK_SET || offset < 0) return CURL_SEEKFUNC_CANTSEEK;
+    t.sent = static_cast<uint64_t>(offset);
+    return CURL_SEEKFUNC_OK;
+}
+
+void set_method(CURL *easy, const HttpRequest &request, Transfer &t) {
+    if (request.method.empty() || request.method == "GET") return;
+    if (request.method == "HEAD") {
+        curl_easy_setopt(easy, CURLOPT_NOBODY, 1L);
+        return;
+    }
+    if (request.body.size > 0 || request.method != "POST") {
+        curl_easy_setopt(easy, CURLOPT_UPLOAD, 1L);
+        curl_easy_setopt(easy, CURLOPT_INFILESIZE_LARGE, static_cast<curl_off_t>(request.body.size));
+        curl_easy_setopt(easy, CURLOPT_READFUNCTION, on_send);
+        curl_easy_setopt(easy, CURLOPT_READDATA, &t);
+        curl_easy_setopt(easy, CURLOPT_SEEKFUNCTION, on_rewind);
+        curl_easy_setopt(easy, CURLOPT_SEEKDATA, &t);
+        curl_easy_setopt(easy, CURLOPT_UPLOAD_BUFFERSIZE, 512L << 10);
+    } else {
+        curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE, 0L);
+        curl_easy_setopt(easy, CURLOPT_POSTFIELDS, "");
+    }
+    curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, request.method.c_str());
 }
 
 bool is_tls_failure(CURLcode code) {
@@ -168,7 +213,7 @@ struct HttpClient::Impl {
 HttpResponse HttpClient::Impl::once(const Call &call, const HttpRequest &request, Session &session) {
     CURL *easy = session.easy;
     curl_easy_reset(easy);
-    Transfer t{request, {}, easy, 0, false, false, nullptr};
+    Transfer t{request, {}, easy, 0, 0, false, false, nullptr};
     char error[CURL_ERROR_SIZE] = "";
     curl_slist *list = nullptr;
     struct FreeList {
@@ -183,6 +228,7 @@ HttpResponse HttpClient::Impl::once(const Call &call, const HttpRequest &request
     for (const auto &h : request.headers)
         add_header(h);
     if (!request.authorization.empty()) add_header("Authorization: " + request.authorization);
+    if (request.body.size > 0) add_header("Expect:"); // whether we may was asked by the requests before
 
     curl_easy_setopt(easy, CURLOPT_URL, request.url.c_str());
     curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
@@ -203,6 +249,7 @@ HttpResponse HttpClient::Impl::once(const Call &call, const HttpRequest &request
         curl_easy_setopt(easy, CURLOPT_POSTFIELDS, request.form.c_str());
     }
     curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, http2 ? CURL_HTTP_VERSION_2TLS : CURL_HTTP_VERSION_1_1);
+    set_method(easy, request, t);
     if (request.timeout_ns > 0)
         curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, static_cast<long>(request.timeout_ns / 1'000'000 + 1));
     // Always set, so that libcurl does not look for proxies itself.
@@ -243,7 +290,8 @@ HttpResponse HttpClient::Impl::once(const Call &call, const HttpRequest &request
         if (running == 0) break;
         stall.look(t);
         const int64_t allowed =
-            stall.moved ? stall_ns : std::max<int64_t>(stall_ns, connect_ms * 1'000'000LL);
+            std::max(request.patience_ns,
+                     stall.moved ? stall_ns : std::max<int64_t>(stall_ns, connect_ms * 1'000'000LL));
         if (stall.quiet_ns() > allowed)
             throw TransportError("no byte for " + std::to_string(allowed / 1'000'000) + " ms", false);
         curl_waitfd extra{call.cancel_fd(), CURL_WAIT_POLLIN, 0};
@@ -305,6 +353,9 @@ HttpResponse HttpClient::perform(const Call &call, const HttpRequest &request) {
         const std::string next = target;
         if (redirects == kMaxRedirects) throw TransportError("more than 5 redirects", false);
         if (!current.form.empty()) throw TransportError("redirect of a token request", false);
+        if (!current.method.empty() && current.method != "GET" && current.method != "HEAD" &&
+            response.status != 307 && response.status != 308)
+            throw TransportError("redirect of an upload by HTTP " + std::to_string(response.status), false);
         if (current.url.starts_with("https://") && !next.starts_with("https://"))
             throw TransportError("redirect from https to " + origin_of(next), false);
         if (origin_of(next) != origin_of(current.url)) {

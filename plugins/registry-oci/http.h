@@ -1,4 +1,4 @@
-// HTTP over libcurl for one purpose: bounded GETs (and a token POST) that obey cancellation at once.
+// HTTP over libcurl for one purpose: bounded requests and uploads that obey cancellation at once.
 #pragma once
 
 #include "proxy.h"
@@ -33,12 +33,22 @@ struct HttpResponse {
     bool ok() const noexcept { return status >= 200 && status < 300; }
 };
 
+/// What a request carries; read again from the start when it has to be sent again.
+struct HttpBody {
+    /// Fills the buffer from an offset of the body; returns the bytes given, 0 is a failure. May throw.
+    std::function<size_t(uint64_t at, void *data, size_t size)> read;
+    uint64_t size = 0;
+};
+
 struct HttpRequest {
+    std::string method; // "" GET, or POST of a form
     std::string url;
     std::vector<std::string> headers;
     std::string authorization; // value of the header; dropped on a redirect to another origin
     std::string form;          // not empty: POST application/x-www-form-urlencoded
+    HttpBody body;             // with PUT, POST and PATCH
     size_t max_body = 64 << 10;
+    int64_t patience_ns = 0; // longest silence when that is more than the client's stall time-out
     TlsSettings tls;
     ProxySettings proxy;
     int64_t timeout_ns = 0; // of each request as a whole; 0: as long as bytes come
@@ -67,7 +77,8 @@ class HttpClient {
                bool http2 = true);
     ~HttpClient();
 
-    /// Follows up to 5 redirects. Throws TransportError, SinkStopped, Error(kCancelled, kDeadline).
+    /// Follows up to 5 redirects; a request with a method that changes something only by 307 and 308. Throws
+    /// TransportError, SinkStopped, Error(kCancelled, kDeadline).
     HttpResponse perform(const Call &call, const HttpRequest &request);
 
   private:

@@ -13,7 +13,6 @@ namespace {
 constexpr int64_t kSecond = 1'000'000'000;
 constexpr int64_t kSaveAgain = 60 * kSecond;
 constexpr int64_t kSmallAnswer = 120 * kSecond; // a list of tags, a ping
-constexpr int kMaxTagPages = 200;
 
 /// Control characters and endless HTML pages of a server do not reach terminals and logs.
 std::string printable(std::string_view text, size_t limit) {
@@ -212,57 +211,6 @@ Error OciDriver::combined(const std::string &doing, const std::vector<Failure> &
     if (corrupt) return {ErrorClass::kDataLoss, message};
     return {ErrorClass::kUnavailable, message,
             "check the network and [registry.oci.hosts] (mirrors, plain_http, ca_file)"};
-}
-
-std::vector<std::string> OciDriver::tags(const Call &call, const RegistryReference &ref,
-                                         const std::optional<Credential> &credential) {
-    const std::string doing = "list tags of " + ref.registry + "/" + ref.repository;
-    const HealthScope scope(*this, call);
-    table_.check_allowed(doing, ref.registry, ref.repository);
-    check_path_part(ref.repository, "repository");
-    std::vector<Failure> failures;
-    for (const Endpoint &e : chosen(ref.registry, Purpose::kTag, 0, false)) {
-        try {
-            std::vector<std::string> out;
-            std::string last;
-            for (int page = 0; page < kMaxTagPages; ++page) {
-                HttpRequest wanted;
-                wanted.max_body = 4 << 20;
-                wanted.timeout_ns = kSmallAnswer;
-                const auto response =
-                    request(call, e, ref.registry, e.scope(ref.repository), credential, wanted,
-                            e.path(ref.repository, "/tags/list?n=1000" +
-                                                       (last.empty() ? "" : "&last=" + escape_query(last))));
-                if (!response.ok()) {
-                    failures.push_back(judge(e, response));
-                    mark_failed(failures.back());
-                    out.clear();
-                    break;
-                }
-                boost::json::parse_options limits;
-                limits.max_depth = 8;
-                boost::system::error_code failed;
-                const auto document = boost::json::parse(response.body, failed, {}, limits);
-                const auto *object = failed ? nullptr : document.if_object();
-                const auto *list = object ? object->if_contains("tags") : nullptr;
-                const size_t before = out.size();
-                if (list && list->is_array())
-                    for (const auto &tag : list->get_array())
-                        if (tag.is_string()) out.emplace_back(tag.get_string());
-                if (out.size() == before || response.header("link").empty() || out.back() == last) return out;
-                last = out.back();
-            }
-            if (!out.empty()) return out;
-        } catch (const TransportError &error) {
-            failures.push_back({ErrorClass::kUnavailable, e.url, error.message(), 0});
-            mark_failed(failures.back());
-        } catch (const Error &error) {
-            if (error.error_class() == ErrorClass::kCancelled || error.error_class() == ErrorClass::kDeadline)
-                throw;
-            failures.push_back({error.error_class(), e.url, error.message(), 0});
-        }
-    }
-    throw combined(doing, failures);
 }
 
 std::string OciDriver::login(const Call &call, const Credential &credential) {

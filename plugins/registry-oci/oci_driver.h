@@ -38,6 +38,11 @@ class OciDriver : public RegistryDriver {
     void fetch(const Call &call, const Fetch &fetch, const BlobSink &sink) override;
     std::vector<std::string> tags(const Call &call, const RegistryReference &ref,
                                   const std::optional<Credential> &credential) override;
+    void push(const Call &call, const Push &push, const BlobSource &source) override;
+    std::vector<SearchResult> search(const Call &call, const std::string &registry, const std::string &term,
+                                     uint32_t limit, const std::optional<Credential> &credential) override;
+    std::string referrers(const Call &call, const RegistryReference &ref, const std::string &artifact_type,
+                          const std::optional<Credential> &credential) override;
     std::vector<EndpointLine> explain(const Call &call, const RegistryReference &ref) override;
     std::vector<EndpointLine> status(const Call &call) override;
     std::vector<EndpointLine> test(const Call &call, const RegistryReference &ref,
@@ -46,6 +51,7 @@ class OciDriver : public RegistryDriver {
 
   private:
     class Download; // one fetch, oci_fetch.cpp
+    class Upload;   // one push, oci_push.cpp
     struct Failure {
         ErrorClass error_class;
         std::string where, why;
@@ -63,6 +69,12 @@ class OciDriver : public RegistryDriver {
                          const std::string &scope, const std::optional<Credential> &credential,
                          HttpRequest wanted, const std::string &path);
     void remember_scheme(const std::string &url, const std::string &spoken); // "" forgets
+    /// Where pushes of a registry go. Throws kPermissionDenied when nobody has the right.
+    Endpoint push_endpoint(const std::string &registry) const;
+    /// GETs a list page by page as Link headers lead, on this endpoint alone; `page` may end it with false.
+    void list_pages(const Call &call, const Endpoint &endpoint, const std::string &registry,
+                    const std::string &scope, const std::optional<Credential> &credential,
+                    const std::string &path, const std::function<bool(const HttpResponse &)> &page);
     void mark_ok(const std::string &url);
     void mark_failed(const Failure &failure);
     Failure judge(const Endpoint &endpoint, const HttpResponse &response) const;

@@ -49,6 +49,10 @@ constexpr gantry_option kHostKeys[] = {
     option_string("client_key", "\"\"", "PEM file of the client certificate's key"),
     option_bool("skip_verify", "false", "accept any certificate (dangerous)"),
     option_string("url", "\"\"", "address of the registry when it is not https://<host>"),
+    option_string(
+        "search_url", "\"\"",
+        "address of a search service like Docker Hub's (which docker.io has by default); without one "
+        "the registry's catalogue is searched"),
     option_string("proxy", "\"\"", "proxy for this registry and its mirrors, none to go directly"),
     option_list("no_proxy", "[]", &kWord, "hosts, domains and networks that are reached without `proxy`"),
 };
@@ -134,6 +138,7 @@ HostOptions read_host(const std::string &name, const Config &h) {
     host.blocked = flag(h, "blocked", false);
     host.blocked_repositories = words(h, "blocked_repositories");
     if (auto url = text(h, "url"); !url.empty()) host.url = base_url(url);
+    if (auto url = text(h, "search_url"); !url.empty()) host.search_url = base_url(url);
     if (name.find('*') != std::string::npos) {
         if (name != "*" && (!name.starts_with("*.") || name.find('*', 1) != std::string::npos))
             throw Error(ErrorClass::kInvalidArgument,
@@ -188,6 +193,7 @@ const gantry_option kSchema[kSchemaSize] = {
                             "longest wait for endpoints that all ask to be left alone (Retry-After)"),
             0, 3600 * kSecond),
     option_list("blocked_repositories", "[]", &kWord, "images to refuse, such as *.example.com/evil/*"),
+    option_size("upload_chunk", "\"32MiB\"", "largest part of a layer that one request of a push carries"),
     option_map("hosts", &kHost, "settings by registry: mirrors, certificates, addresses"),
 };
 
@@ -210,6 +216,9 @@ Options read_options(const Config &config) {
     out.http2 = flag(config, "http2", true);
     if (config.has("min_speed")) out.min_speed = static_cast<uint64_t>(config.size("min_speed"));
     out.blocked_repositories = words(config, "blocked_repositories");
+    if (config.has("upload_chunk"))
+        out.upload_chunk = static_cast<uint64_t>(
+            std::clamp<int64_t>(config.size("upload_chunk"), 64 << 10, int64_t(4) << 30));
     if (!config.has("hosts")) return out;
     const Config hosts = config.child("hosts");
     for (uint32_t i = 0; i < hosts.count(); ++i) {

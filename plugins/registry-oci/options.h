@@ -37,8 +37,9 @@ struct MirrorOptions {
 struct HostOptions {
     std::vector<MirrorOptions> mirrors;
     bool plain_http = false;
-    std::string url; // instead of https://<host>
-    Rights rights;   // of the registry itself
+    std::string url;        // instead of https://<host>
+    std::string search_url; // of a search service like Docker Hub's; "" for the catalogue
+    Rights rights;          // of the registry itself
     Access access;
     bool measured = false;      // choice = "measured"
     bool spread_origin = false; // the registry itself counts as one of its mirrors
@@ -49,6 +50,7 @@ struct HostOptions {
 struct Options {
     int64_t connect_timeout_ns = 10'000'000'000;
     int64_t stall_timeout_ns = 30'000'000'000;
+    uint64_t upload_chunk = 32 << 20; // bytes; below the 100 MB that common front ends let pass
     std::string user_agent = "gantry/" GANTRY_VERSION;
     std::string auth_file, certs_dir;
     std::string proxy; // "": the environment's, "none": direct
@@ -66,7 +68,7 @@ struct Options {
 /// Throws kInvalidArgument for what the schema cannot judge (URLs, patterns).
 Options read_options(const Config &config);
 
-constexpr size_t kSchemaSize = 15;
+constexpr size_t kSchemaSize = 16;
 extern const gantry_option kSchema[kSchemaSize];
 
 } // namespace gantry::oci

@@ -20,6 +20,7 @@
 struct FaultRequest {
     std::string method, path;
     std::map<std::string, std::string> headers; // names in lower case
+    std::string body = {};
     std::string header(const std::string &name) const {
         const auto found = headers.find(name);
         return found == headers.end() ? "" : found->second;
@@ -38,7 +39,10 @@ struct FaultReply {
 class FaultServer {
   public:
     using Handler = std::function<FaultReply(const FaultRequest &)>;
-    explicit FaultServer(Handler handler) : handler_(std::move(handler)) {
+    /// How many bytes of a request's body are taken before the connection is cut; npos: all.
+    using Cutter = std::function<size_t(const FaultRequest &)>;
+    explicit FaultServer(Handler handler, Cutter cutter = {})
+        : handler_(std::move(handler)), cutter_(std::move(cutter)) {
         listener_ = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
         sockaddr_in address{};
         address.sin_family = AF_INET;
@@ -122,11 +126,27 @@ class FaultServer {
                     request.headers[name] = line.substr(colon + 2);
                 }
             }
+            const std::string announced = request.header("content-length");
+            const size_t length = announced.empty() ? 0 : std::stoul(announced);
+            const size_t wanted = cutter_ ? std::min(length, cutter_(request)) : length;
+            while (buffer.size() < wanted) {
+                char chunk[65536];
+                const ssize_t n = ::recv(fd, chunk, sizeof chunk, 0);
+                if (n <= 0) return;
+                buffer.append(chunk, static_cast<size_t>(n));
+            }
+            request.body = buffer.substr(0, wanted);
+            buffer.erase(0, wanted);
             {
                 std::lock_guard lock(mutex_);
                 seen_.push_back(request);
             }
             const FaultReply reply = handler_(request);
+            if (wanted < length) { // a reset, as of a router that gave up
+                const linger at_once{1, 0};
+                ::setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+                return;
+            }
             std::string out = "HTTP/1.1 " + std::to_string(reply.status) +
                               " X\r\nContent-Length: " + std::to_string(reply.body.size()) + "\r\n";
             for (const auto &[name, value] : reply.headers)
@@ -156,6 +176,7 @@ class FaultServer {
     }
 
     Handler handler_;
+    Cutter cutter_;
     int listener_ = -1;
     uint16_t port_ = 0;
     std::atomic<bool> stopping_{false};
