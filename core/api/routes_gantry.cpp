@@ -161,7 +161,6 @@ void add_refusals(Router &router) {
     };
     refuse("POST", "/build", "build image");
     refuse("POST", "/build/prune", "prune build cache");
-    refuse("POST", "/images/{name...}/push", "push image");
     refuse("GET", "/images/get", "save images");
     refuse("GET", "/images/{name...}/get", "save image");
     refuse("POST", "/images/load", "load images");

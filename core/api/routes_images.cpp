@@ -74,6 +74,27 @@ std::optional<Credential> credential_of(const Engine &engine, const Exchange &x,
                           parse_reference(name, fallback, false).registry, ref.registry);
 }
 
+json::object progress_json(const PullProgress &p) {
+    json::object line{{"status", p.status}};
+    if (!p.id.empty()) {
+        json::object detail;
+        if (p.current || p.total) {
+            detail["current"] = p.current;
+            if (p.total) detail["total"] = p.total;
+            line["progress"] = progress_bar(p.current, p.total);
+        }
+        line["progressDetail"] = std::move(detail);
+        line["id"] = p.id;
+    }
+    if (!p.sources.empty()) { // ours: Docker's clients pass over it
+        json::array sources;
+        for (const auto &[endpoint, bytes] : p.sources)
+            sources.push_back({{"endpoint", endpoint}, {"bytes", bytes}});
+        line["sources"] = std::move(sources);
+    }
+    return line;
+}
+
 void pull(const Engine &engine, Exchange &x) {
     const Request &q = x.request;
     ImageReference ref = reference_of(engine, q.arg("fromImage"), q.arg("tag"), false);
@@ -83,31 +104,33 @@ void pull(const Engine &engine, Exchange &x) {
     HangupWatch watch(x.connection, cancel);
     ProgressStream stream(x, cancel);
     try {
-        engine.images->pull(ref, all_tags, q.arg("platform"), credential, cancel, [&](const PullProgress &p) {
-            json::object line{{"status", p.status}};
-            if (!p.id.empty()) {
-                json::object detail;
-                if (p.current || p.total) {
-                    detail["current"] = p.current;
-                    if (p.total) detail["total"] = p.total;
-                    line["progress"] = progress_bar(p.current, p.total);
-                }
-                line["progressDetail"] = std::move(detail);
-                line["id"] = p.id;
-            }
-            if (!p.sources.empty()) { // ours: Docker's clients pass over it
-                json::array sources;
-                for (const auto &[endpoint, bytes] : p.sources)
-                    sources.push_back({{"endpoint", endpoint}, {"bytes", bytes}});
-                line["sources"] = std::move(sources);
-            }
-            stream.line(line, p.current > 0);
-        });
+        engine.images->pull(ref, all_tags, q.arg("platform"), credential, cancel,
+                            [&](const PullProgress &p) { stream.line(progress_json(p), p.current > 0); });
     } catch (const Error &error) {
         if (!x.response.started()) throw;
         stream.failed(error);
     }
     if (!x.response.started()) x.response.begin(200, "application/json");
+}
+
+void push(const Engine &engine, Exchange &x) {
+    const ImageReference ref = reference_of(engine, x.request.params[0], x.request.arg("tag"), false);
+    const auto credential = decode_credential(x.request.header("x-registry-auth"));
+    CancelSource cancel;
+    HangupWatch watch(x.connection, cancel);
+    ProgressStream stream(x, cancel);
+    try {
+        engine.images->push(
+            ref, credential, cancel,
+            [&](const PullProgress &p) { stream.line(progress_json(p), p.current > 0); },
+            [&](const PushedTag &done) {
+                stream.line({{"progressDetail", json::object()},
+                             {"aux", {{"Tag", done.tag}, {"Digest", done.digest}, {"Size", done.size}}}});
+            });
+    } catch (const Error &error) {
+        if (!x.response.started()) throw;
+        stream.failed(error);
+    }
 }
 
 void import(const Engine &engine, Exchange &x) {
@@ -305,6 +328,7 @@ void add_image_routes(Router &router, const Engine &e) {
     router.add("GET", "/images/search", [&e](Exchange &x) { search(e, x); });
     router.add("GET", "/distribution/{name...}/json", [&e](Exchange &x) { distribution(e, x); });
     router.add("GET", "/images/{name...}/history", [&e](Exchange &x) { history(e, x); });
+    router.add("POST", "/images/{name...}/push", [&e](Exchange &x) { push(e, x); });
     router.add("POST", "/images/{name...}/tag", [&e](Exchange &x) {
         e.images->tag(x.request.params[0],
                       reference_of(e, x.request.arg("repo"), x.request.arg("tag"), true));

@@ -2,6 +2,7 @@
 #include "core/api/dialect.h"
 #include "core/api/render.h"
 #include "core/base/ids.h"
+#include "core/base/log.h"
 #include "core/container/containers.h"
 #include "core/events/events.h"
 #include "core/image/images.h"
@@ -168,7 +169,14 @@ void login(const Engine &engine, Exchange &x) {
     } catch (const Error &error) {
         // dockerd's answer to refused credentials; the CLI shows the text.
         if (error.error_class() != ErrorClass::kPermissionDenied) throw;
-        x.response.error(401, error_text(error));
+        log_info("login: {}", error.message());
+        std::string server = credential.server;
+        if (server.empty() || server.find("index.docker.io") != std::string::npos)
+            server = "https://registry-1.docker.io";
+        if (server.find("://") == std::string::npos) server = "https://" + server;
+        while (server.ends_with('/'))
+            server.pop_back();
+        x.response.error(401, "Get \"" + server + "/v2/\": unauthorized: incorrect username or password");
     }
 }
 

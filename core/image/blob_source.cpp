@@ -117,10 +117,10 @@ ImageBytes::ImageBytes(const ImageBytesContext &context, const std::string &imag
             for (const BlobOrigin &origin : known)
                 note_origins(t, image, blobs_, origin);
         });
-    const bool complete = stored && std::all_of(blobs_.begin(), blobs_.end(), [&](const BlobRef &blob) {
-                              return context_.content.has(blob.digest) ||
-                                     !origins_of(context_.db, blob.digest).empty();
-                          });
+    const bool complete =
+        stored && std::all_of(blobs_.begin(), blobs_.end(), [&](const BlobRef &blob) {
+            return context_.content.has(blob.digest) || !origins_of(context_.db, blob.digest).empty();
+        });
     if (!complete) write_manifest(info);
 }
 
@@ -222,8 +222,8 @@ OpenBlob ImageBytes::open_layer(size_t layer) {
     OpenBlob out;
     if (made_[layer]) {
         // Another open file description: two readers must not move each other's offset.
-        out.fd.reset(::open(("/proc/self/fd/" + std::to_string(made_[layer].get())).c_str(),
-                            O_RDONLY | O_CLOEXEC));
+        out.fd.reset(
+            ::open(("/proc/self/fd/" + std::to_string(made_[layer].get())).c_str(), O_RDONLY | O_CLOEXEC));
         if (!out.fd) throw Error::from_errno(errno, "open layer " + blob.digest);
         out.size = blob.size;
         return out;

@@ -85,6 +85,11 @@ struct PullProgress {
 };
 using PullSink = std::function<void(const PullProgress &)>;
 
+struct PushedTag {
+    std::string tag, digest; // of the manifest
+    uint64_t size = 0;       // bytes of the manifest
+};
+
 struct Deleted {
     std::string untagged, deleted; // one of both
 };
@@ -131,6 +136,12 @@ class Images {
     /// platform: "linux/amd64[/variant]" or "". Throws before the first progress line where it can.
     void pull(const ImageReference &ref, bool all_tags, const std::string &platform,
               const std::optional<Credential> &credential, const CancelSource &cancel, const PullSink &sink);
+    /// Pushes one tag, or all of the repository's when `ref` has none: what its registry lacks of layers and
+    /// config, then the manifest. An image that was pulled leaves with the manifest it came with. `pushed`
+    /// is told each finished tag. kNotFound in dockerd's words for what is not here.
+    void push(const ImageReference &ref, const std::optional<Credential> &credential,
+              const CancelSource &cancel, const PullSink &sink,
+              const std::function<void(const PushedTag &)> &pushed);
     /// Name, familiar or full, id, id prefix (sha256: optional), name@digest. kNotFound
     /// "No such image: X". Ambiguous prefixes are kInvalidArgument.
     ImageInfo get(const std::string &name) const;

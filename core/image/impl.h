@@ -133,6 +133,11 @@ struct Images::Impl {
     /// The same for what the name means: the index and the manifest chosen from it, or the manifest alone.
     void admit(const ImageReference &ref, const std::vector<std::string> &digests, const std::string &doing,
                const std::optional<Credential> &credential, const CancelSource &cancel) const;
+    // push.cpp
+    PushedTag push_one(const ImageReference &ref, const std::string &id,
+                       const std::optional<Credential> &credential, const CancelSource &cancel,
+                       const PullSink &sink);
+
     // blob_source.cpp
     ImageBytesContext bytes_context();
 
