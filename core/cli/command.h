@@ -34,6 +34,7 @@ std::span<const Command> run_commands();       // run, create, exec, attach, sta
 std::span<const Command> container_commands(); // stop, kill, rm, ps, ...
 std::span<const Command> copy_commands();      // commit, diff, export, cp
 std::span<const Command> image_commands();
+std::span<const Command> registry_commands(); // login, logout, push, search
 std::span<const Command> resource_commands(); // volume, network, system
 std::span<const Command> engine_commands();   // version, info, events, plugin, config
 std::span<const Command> mirror_commands();   // mirror, image verify
@@ -79,11 +80,13 @@ bool bool_at(const boost::json::value &value, std::string_view key);
 const boost::json::value &at(const boost::json::value &value, std::string_view key);
 const boost::json::array &array_of(const boost::json::value &value);
 
-/// Pulls with progress. `quiet`: no progress. Output goes to `fd`.
+/// Pulls with progress and the credentials stored for the registry. `quiet`: no progress. Output goes to
+/// `fd`.
 void pull_image(Client &client, const std::string &reference, const std::string &platform, bool quiet,
                 int fd);
 /// POSTs and shows the progress that the daemon streams back. Throws ExitWith when it reports a failure.
-void follow_progress(Client &client, const std::string &path, bool quiet, int fd);
+void follow_progress(Client &client, const std::string &path, bool quiet, int fd,
+                     std::vector<std::pair<std::string, std::string>> headers = {});
 /// "name[:tag|@digest]" cut for the API; tag "latest" when there is none.
 std::pair<std::string, std::string> split_reference(const std::string &reference);
 

@@ -195,7 +195,8 @@ Candidates positional(const Command &command, size_t place, Objects &objects) {
         add(objects.containers(!running));
         found.files = name == "cp";
     }
-    if (says("IMAGE") || name == "inspect" || name == "tag" || name == "rmi") add(objects.images());
+    if (says("IMAGE") || name == "inspect" || name == "tag" || name == "rmi" || name == "push")
+        add(objects.images());
     if (name == "inspect") add(objects.containers(true));
     if (says("VOLUME")) add(objects.volumes());
     if (says("NETWORK")) add(objects.networks());

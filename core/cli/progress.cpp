@@ -6,6 +6,7 @@
 // of its own but the new line: the process ends, and with it the connection, and the daemon cancels.
 #include "core/cli/command.h"
 #include "core/cli/format.h"
+#include "core/cli/registry_auth.h"
 #include "core/cli/stream.h"
 
 #include <gantry/error.hpp>
@@ -95,7 +96,8 @@ class ProgressView {
 
     static bool finished(const Line &line) {
         return line.status == "Pull complete" || line.status == "Already exists" || line.status == "Copied" ||
-               line.status == "Pushed";
+               line.status == "Pushed" || line.status == "Layer already exists" ||
+               line.status.starts_with("Mounted from");
     }
 
     std::string render(const Line &line, unsigned columns) const {
@@ -173,15 +175,17 @@ void pull_image(Client &client, const std::string &reference, const std::string 
     std::string path =
         "/images/create?fromImage=" + url_encode(name) + "&tag=" + url_encode(tag.empty() ? "latest" : tag);
     if (!platform.empty()) path += "&platform=" + url_encode(platform);
-    follow_progress(client, path, quiet, fd);
+    follow_progress(client, path, quiet, fd, {{"X-Registry-Auth", registry_auth_header(registry_of(name))}});
 }
 
-void follow_progress(Client &client, const std::string &path, bool quiet, int fd) {
+void follow_progress(Client &client, const std::string &path, bool quiet, int fd,
+                     std::vector<std::pair<std::string, std::string>> headers) {
     struct sigaction action {
     }, old{};
     action.sa_handler = on_interrupt;
     sigaction(SIGINT, &action, &old);
-    HttpConnection stream = client.open_stream({.method = "POST", .target = path});
+    HttpConnection stream =
+        client.open_stream({.method = "POST", .target = path, .headers = std::move(headers)});
     ProgressView view(fd);
     std::string line, failure;
     while (stream.read_line(line)) {
