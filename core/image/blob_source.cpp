@@ -217,6 +217,10 @@ std::vector<BlobOrigin> ImageBytes::origins(size_t layer) const {
     return origins_of(context_.db, blobs_.at(layer).digest);
 }
 
+bool ImageBytes::at_hand(size_t layer) const {
+    return made_.at(layer) || context_.content.has(blobs_.at(layer).digest);
+}
+
 OpenBlob ImageBytes::open_layer(size_t layer) {
     const BlobRef &blob = blobs_.at(layer);
     OpenBlob out;

@@ -65,6 +65,8 @@ class ImageBytes {
     /// Where the layer's blob is known to be.
     std::vector<BlobOrigin> origins(size_t layer) const;
 
+    /// open_layer() has nothing to fetch or make.
+    bool at_hand(size_t layer) const;
     /// The layer's blob, verified. From a file of the content store, a fresh one, or its origins (kept
     /// when retain_blobs). Thread-safe. Throws kNotFound with the way out when the bytes cannot be had, and
     /// kCancelled.

@@ -112,18 +112,36 @@ void ImagePush::layer(size_t index) {
         if (origin.registry == to_.registry && origin.repository != to_.repository && push.mount_from.empty())
             push.mount_from = origin.repository;
     OpenBlob open;
-    CallScope scope(cancelled_by(cancel_.source(), to_.familiar()));
+    bool wanted = false;
+    const BlobSource source = [&](uint64_t at, void *buffer, size_t size) -> size_t {
+        if (!open.fd) { // it lacks the blob, and nobody mounts it
+            // A blob that has to be fetched is fetched outside of the call: a driver's call that shows no
+            // sign of life for long is given up.
+            wanted = !bytes_.at_hand(index);
+            if (wanted) throw Error(ErrorClass::kUnavailable, "push " + blob.digest + ": fetch it first");
+            open = bytes_.open_layer(index);
+        }
+        ssize_t n = 0;
+        do
+            n = ::pread(open.fd.get(), buffer, size, static_cast<off_t>(at));
+        while (n < 0 && errno == EINTR);
+        if (n < 0) throw Error::from_errno(errno, "read blob " + blob.digest);
+        say(index, "Pushing", std::min(at + static_cast<uint64_t>(n), blob.size), blob.size, true);
+        return static_cast<size_t>(n);
+    };
+    const auto send = [&] {
+        CallScope scope(cancelled_by(cancel_.source(), to_.familiar()));
+        registry_.push(scope, push, source);
+    };
     try {
-        registry_.push(scope, push, [&](uint64_t at, void *buffer, size_t size) -> size_t {
-            if (!open.fd) open = bytes_.open_layer(index); // it lacks the blob, and nobody mounts it
-            ssize_t n = 0;
-            do
-                n = ::pread(open.fd.get(), buffer, size, static_cast<off_t>(at));
-            while (n < 0 && errno == EINTR);
-            if (n < 0) throw Error::from_errno(errno, "read blob " + blob.digest);
-            say(index, "Pushing", std::min(at + static_cast<uint64_t>(n), blob.size), blob.size, true);
-            return static_cast<size_t>(n);
-        });
+        try {
+            send();
+        } catch (const Error &) {
+            if (!wanted) throw;
+            open = bytes_.open_layer(index);
+            push.mount_from.clear();
+            send();
+        }
     } catch (const Error &error) {
         if (error.error_class() != ErrorClass::kAlreadyExists) throw;
         return say(index, "Layer already exists");
@@ -150,9 +168,9 @@ void ImagePush::worker() {
                 config();
                 continue;
             }
-            const auto twin = std::find_if(
-                layers.begin(), layers.begin() + static_cast<ptrdiff_t>(job),
-                [&](const BlobRef &other) { return other.digest == layers[job].digest; });
+            const auto twin =
+                std::find_if(layers.begin(), layers.begin() + static_cast<ptrdiff_t>(job),
+                             [&](const BlobRef &other) { return other.digest == layers[job].digest; });
             if (twin != layers.begin() + static_cast<ptrdiff_t>(job))
                 say(job, "Layer already exists"); // the same blob twice in one image
             else
@@ -257,8 +275,7 @@ PushedTag Images::Impl::push_one(const ImageReference &ref, const std::string &i
 void Images::push(const ImageReference &ref, const std::optional<Credential> &credential,
                   const CancelSource &cancel, const PullSink &sink,
                   const std::function<void(const PushedTag &)> &pushed) {
-    if (!ref.digest.empty())
-        throw Error(ErrorClass::kInvalidArgument, "cannot push a digest reference");
+    if (!ref.digest.empty()) throw Error(ErrorClass::kInvalidArgument, "cannot push a digest reference");
     std::optional<Credential> shown = credential;
     if (shown && shown->server.empty()) shown->server = ref.registry; // it is meant for nobody else
     sink({"", "The push refers to repository [" + ref.registry + "/" + ref.repository + "]", 0, 0});

@@ -341,6 +341,22 @@ def pulls(label, image, rounds):
     return took
 
 
+def pushes(label, image, rounds):
+    """One new small layer on top of an image whose other layers the registry has."""
+    target, took = f"{os.environ['REGISTRY']}/library/{image.split(':')[0]}", []
+    GANTRY.fresh()
+    GANTRY.call(*GANTRY.pull(image))
+    for n in range(rounds):
+        name = f"pushed{n}"
+        GANTRY.call("run", "--name", name, image, "sh", "-c", f"echo {os.getpid()} {n} > /changed")
+        GANTRY.call("commit", name, f"{target}:{name}")
+        GANTRY.call("rm", name)
+        took.append(GANTRY.timed("push", "-q", f"{target}:{name}")[0] * 1000)
+    record(f"push of one small layer on {label}", "ms", {"gantry": median(took)}, floor=None, digits=0)
+    GANTRY.stop()
+    GANTRY.unmount()
+
+
 def bench_program(*arguments):
     text = subprocess.run([f"{BUILD}/bin/layer_bench", *arguments], check=True, capture_output=True, text=True).stdout
     return [json.loads(line) for line in text.splitlines()]
@@ -348,6 +364,7 @@ def bench_program(*arguments):
 
 def section_pull():
     pulls("the story's image", "debian:12", 2 if QUICK else 5)
+    pushes("the story's image", "debian:12", 5)
 
 
 def section_big():
@@ -355,6 +372,7 @@ def section_big():
     took = pulls(f"{written / 2**30:.2f} GiB, {entries} entries", "big:1", 1 if QUICK else 3)
     record("  unpacked bytes", "MiB/s", {"gantry": written / 2**20 / took}, digits=0)
     record("  entries", "1/s", {"gantry": entries / took}, digits=0)
+    pushes("the same", "big:1", 3)
     alone = bench_program("limits", str(BIG / "oci"))[0]
     for what in ("inflate", "hash_blob", "hash_tar"):
         record(f"  limit: {what.replace('_', ' ')} on one core", "s", {"gantry": alone[what + "_ms"] / 1000}, digits=2)
