@@ -117,9 +117,10 @@ size_t on_send(char *data, size_t, size_t size, void *ctx) {
 
 int on_rewind(void *ctx, curl_off_t offset, int origin) {
     auto &t = *static_cast<Transfer *>(ctx);
-    if (origin != SEEK_SET || offset < 0) return CURL_SEEKFUNC_CANTSEEK;
-    t.sent = static_cast<uint64_t>(offset);
-    return CURL_SEEKFUNC_OK;
+    // libcurl would send all of it again when a kept connection breaks; who pushes knows better where to go
+    // on.
+    return origin == SEEK_SET && offset == static_cast<curl_off_t>(t.sent) ? CURL_SEEKFUNC_OK
+                                                                           : CURL_SEEKFUNC_FAIL;
 }
 
 void set_method(CURL *easy, const HttpRequest &request, Transfer &t) {

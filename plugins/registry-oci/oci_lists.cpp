@@ -72,7 +72,7 @@ void OciDriver::list_pages(const Call &call, const Endpoint &endpoint, const std
         const std::string link = next_link(response.header("link"));
         if (link.empty()) return;
         // A path below the endpoint's own, whatever host the registry believes to be.
-        const std::string url = resolve_location(endpoint.url + next, link);
+        const std::string url = resolve_location(spoken_url(endpoint) + next, link);
         const std::string base_path = endpoint.url.substr(
             std::min(endpoint.url.find('/', endpoint.url.find("://") + 3), endpoint.url.size()));
         std::string to = url.substr(std::min(url.find('/', url.find("://") + 3), url.size()));
