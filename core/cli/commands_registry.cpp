@@ -160,8 +160,10 @@ int push_command(Invocation &invocation) {
     if (!quiet) return 0;
     std::string full = name + (all ? "" : ":" + tag);
     if (registry_of(name) == login_server(""))
-        full = (name.find('/') == std::string::npos ? "docker.io/library/" :
-                name.starts_with("docker.io/") ? "" : "docker.io/") + full;
+        full = (name.find('/') == std::string::npos ? "docker.io/library/"
+                : name.starts_with("docker.io/")    ? ""
+                                                    : "docker.io/") +
+               full;
     print_line(full);
     return 0;
 }
@@ -199,10 +201,9 @@ int search_command(Invocation &invocation) {
 constexpr Flag kLoginFlags[] = {{"password", 'p', kString, "Password"},
                                 {"password-stdin", 0, kBool, "Take the password from stdin"},
                                 {"username", 'u', kString, "Username"}};
-constexpr Flag kPushFlags[] = {
-    {"all-tags", 'a', kBool, "Push all tags of an image to the repository"},
-    {"disable-content-trust", 0, kBool, "Skip image signing", nullptr, true},
-    {"quiet", 'q', kBool, "Suppress verbose output"}};
+constexpr Flag kPushFlags[] = {{"all-tags", 'a', kBool, "Push all tags of an image to the repository"},
+                               {"disable-content-trust", 0, kBool, "Skip image signing", nullptr, true},
+                               {"quiet", 'q', kBool, "Suppress verbose output"}};
 constexpr Flag kSearchFlags[] = {
     {"filter", 'f', kList, "Filter output based on conditions provided", "filter"},
     {"format", 0, kString, "Format output using a Go template, 'table TEMPLATE' or 'json'"},

@@ -74,8 +74,8 @@ std::string run_credential_helper(const std::string &name, const std::string &ac
         }
         if (fds[1].revents) {
             // What a pipe takes without blocking.
-            const ssize_t n = ::write(in.write.get(), input.data() + sent,
-                                      std::min<size_t>(input.size() - sent, 4096));
+            const ssize_t n =
+                ::write(in.write.get(), input.data() + sent, std::min<size_t>(input.size() - sent, 4096));
             if (n > 0) sent += static_cast<size_t>(n);
             if (n <= 0 || sent == input.size()) in.write.reset();
         }

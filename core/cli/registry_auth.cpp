@@ -63,7 +63,8 @@ void pretty(const json::value &value, std::string &out, int depth) {
             pretty(pair.value(), out, depth + 1);
         });
     else if (value.is_array())
-        list('[', ']', value.get_array(), [&](const json::value &element) { pretty(element, out, depth + 1); });
+        list('[', ']', value.get_array(),
+             [&](const json::value &element) { pretty(element, out, depth + 1); });
     else
         out += json::serialize(value);
 }

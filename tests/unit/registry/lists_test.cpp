@@ -32,7 +32,8 @@ TEST(OciLists, TagsFollowLinksOnTheSameEndpointOnly) {
     FaultServer *self = nullptr;
     FaultServer server([&](const FaultRequest &r) {
         if (r.path.find("page=2") != std::string::npos)
-            return body(R"({"tags":["c"]})", {{"Link", "<" + self->url() + "/v2/a/tags/list?page=3>; rel=\"next\""}});
+            return body(R"({"tags":["c"]})",
+                        {{"Link", "<" + self->url() + "/v2/a/tags/list?page=3>; rel=\"next\""}});
         if (r.path.find("page=3") != std::string::npos) // to another host: only its path counts
             return body(R"({"tags":["d"]})",
                         {{"Link", "<" + stranger.url() + "/v2/a/tags/list?page=4>; rel=\"next\""}});
@@ -63,7 +64,8 @@ TEST(OciLists, ReferrersAsServed) {
     FaultServer server([&](const FaultRequest &) { return body(index); });
     OciDriver driver{Options{}};
     ListCall call;
-    EXPECT_EQ(driver.referrers(call, {server.host(), "a/b", "", kDigest}, "application/x.sig+json", {}), index);
+    EXPECT_EQ(driver.referrers(call, {server.host(), "a/b", "", kDigest}, "application/x.sig+json", {}),
+              index);
     EXPECT_EQ(server.seen().back().path,
               "/v2/a/b/referrers/" + kDigest + "?artifactType=application%2Fx.sig%2Bjson");
 }
