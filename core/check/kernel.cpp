@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <fcntl.h>
 #include <linux/netfilter/nf_tables.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/rtnetlink.h>
@@ -38,8 +39,12 @@ std::map<std::string, std::string> shims() {
     std::map<std::string, std::string> out;
     for (const std::string &pid : list_directory("/proc")) {
         if (!all_digits(pid)) continue;
-        bool found = false;
-        const std::string line = read_file_if("/proc/" + pid + "/cmdline", found, 4096);
+        // Its beginning: other programs may have any number of arguments.
+        const UniqueFd file(::open(("/proc/" + pid + "/cmdline").c_str(), O_RDONLY | O_CLOEXEC));
+        char text[256];
+        const ssize_t size = file ? ::read(file.get(), text, sizeof text - 1) : -1;
+        if (size <= 0) continue;
+        const std::string line(text, static_cast<size_t>(size));
         static const std::string kName("gantry-shim\0", 12);
         if (line.starts_with(kName)) out.emplace(line.c_str() + kName.size(), pid);
     }

@@ -21,8 +21,8 @@ constexpr size_t kMaxPath = 4095;
 
 class Comparison {
   public:
-    Comparison(int lower, int upper, ChangeReporter &out, const Call &call)
-        : lower_(lower), upper_(upper), out_(out), call_(call) {}
+    Comparison(int lower, int upper, bool links, ChangeReporter &out, const Call &call)
+        : lower_(lower), upper_(upper), links_(links), out_(out), call_(call) {}
 
     void directory(const std::string &path, bool in_lower) {
         call_.check("list changes");
@@ -83,6 +83,7 @@ class Comparison {
             struct stat below {
             }, above{};
             const bool was = stat_at(low.get(), name, below), is = stat_at(up.get(), name, above);
+            if (!links_) below.st_nlink = above.st_nlink;
             Entry entry{name};
             if (!is) {
                 if (!was) continue;
@@ -101,17 +102,18 @@ class Comparison {
     }
 
     int lower_, upper_;
+    bool links_;
     ChangeReporter &out_;
     const Call &call_;
 };
 
 } // namespace
 
-std::vector<Change> compare_trees(int lower_fd, int upper_fd, const Call &call) {
+std::vector<Change> compare_trees(int lower_fd, int upper_fd, const Call &call, bool links) {
     std::vector<Change> out;
     const std::function<void(const Change &)> found = [&](const Change &change) { out.push_back(change); };
     ChangeReporter reporter(found);
-    Comparison(lower_fd, upper_fd, reporter, call).directory("", lower_fd >= 0);
+    Comparison(lower_fd, upper_fd, links, reporter, call).directory("", lower_fd >= 0);
     return out;
 }
 

@@ -369,7 +369,7 @@ struct Migration::Impl {
         const UniqueFd old = mount_detached(from.driver->mounts(call, row.id, parents_of(row), true));
         const UniqueFd now =
             mount_detached(to.driver->mounts(call, made.at(row.id), made_parents(row), true));
-        const std::vector<Change> found = compare_trees(old.get(), now.get(), call);
+        const std::vector<Change> found = compare_trees(old.get(), now.get(), call, false);
         if (found.empty()) return;
         throw Error(ErrorClass::kDataLoss,
                     "move storage: layer " + row.id + " differs in " + to.name + " from " + from.name +

@@ -287,6 +287,9 @@ Published BridgeDriver::take(const Wanted &w, uint16_t port, bool restoring, int
     const auto protocol = static_cast<uint8_t>(w.binding.protocol);
     error = 0;
     const bool every = w.host.family == 0;
+    // Before a port is held: a relay that is being spawned holds our descriptors until its exec, also when
+    // this process is killed meanwhile.
+    if (every || w.host.family == AF_INET6) portd_.ready();
     if (every || w.host.family == AF_INET) {
         Fd fd = bind_port(protocol, w.host, port);
         if (!fd && !restoring) {

@@ -115,6 +115,8 @@ bool PortdClient::start() {
     return reach();
 }
 
+bool PortdClient::ready() { return reach() || start(); }
+
 int PortdClient::tell(const std::string &command, bool start_it) {
     // Twice: the first socket may be one of a relay that has ended.
     for (int attempt = 0; attempt < 2; ++attempt) {

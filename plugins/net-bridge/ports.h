@@ -39,6 +39,7 @@ class PortdClient {
     int sweep() { return tell("sweep", false); }
     void quit();
     bool available() const;
+    bool ready(); // starts the relay unless it runs; false: there is none
 
   private:
     bool reach();
