@@ -115,7 +115,7 @@ void pull(const Engine &engine, Exchange &x) {
 
 void push(const Engine &engine, Exchange &x) {
     const ImageReference ref = reference_of(engine, x.request.params[0], x.request.arg("tag"), false);
-    const auto credential = decode_credential(x.request.header("x-registry-auth"));
+    const auto credential = credential_of(engine, x, x.request.params[0], ref);
     CancelSource cancel;
     HangupWatch watch(x.connection, cancel);
     ProgressStream stream(x, cancel);

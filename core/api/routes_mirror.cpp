@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <boost/json.hpp>
+#include <fmt/format.h>
 
 namespace json = boost::json;
 
@@ -77,7 +78,7 @@ void explain(const Engine &engine, Exchange &x) {
           {{"Asked", asked},
            {"Reference", ref.full()},
            {"ShortName", plain.full() != ref.full()},
-           {"Driver", engine.plugins->registry_name()},
+           {"Driver", fmt::format("{}", fmt::join(engine.plugins->registry_names(), ", "))},
            {"Trust", rule_json(engine.images->trust().rule_for(ref))},
            {"Endpoints", std::move(out)}});
 }

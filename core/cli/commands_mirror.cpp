@@ -1,6 +1,7 @@
 // Where images come from and who vouches for them: mirror ls, test, explain, and image verify.
 #include "core/cli/command.h"
 #include "core/cli/format.h"
+#include "core/cli/registry_auth.h"
 
 #include <gantry/error.hpp>
 
@@ -83,9 +84,17 @@ int mirror_ls(Invocation &invocation) {
 
 /// Exit code 1 when a registry has no endpoint that works: then a pull would fail.
 int mirror_test(Invocation &invocation) {
-    std::string path = "/gantry/v1/mirror/test";
-    if (!invocation.args.empty()) path += "?ref=" + url_encode(invocation.args[0]);
-    const json::value list = snake_keys(invocation.client.post(path));
+    const std::string path = "/gantry/v1/mirror/test";
+    HttpRequest request{.method = "POST", .target = path};
+    if (!invocation.args.empty()) {
+        const std::string &asked = invocation.args[0];
+        request.target += "?ref=" + url_encode(asked);
+        const bool image = asked.find_first_of("/@") < asked.size() - 1;
+        request.headers = {{"X-Registry-Auth",
+                            registry_auth_header(image ? registry_of(asked)
+                                                       : login_server(asked.substr(0, asked.find('/'))))}};
+    }
+    const json::value list = snake_keys(invocation.client.call(std::move(request)));
     print_endpoints(list,
                     "{{.Registry}}\t{{.URL}}\t{{.Rights}}\t{{.State}}\t{{.Latency}}\t{{.Speed}}\t{{.Reason}}",
                     invocation.flags.get("format"));
@@ -183,8 +192,13 @@ int image_verify(Invocation &invocation) {
         throw Error(ErrorClass::kInvalidArgument, "verify image: --match goes with --key",
                     "without keys the rule of the image's name decides");
     if (!keys.empty()) ask["Keys"] = std::move(keys);
-    const json::value report =
-        snake_keys(invocation.client.post("/gantry/v1/images/verify", json::value(std::move(ask))));
+    const json::value report = snake_keys(invocation.client.call(
+        {.method = "POST",
+         .target = "/gantry/v1/images/verify",
+         .headers = {{"Content-Type", "application/json"},
+                     {"X-Registry-Auth", registry_auth_header(registry_of(invocation.args[0]))}},
+         .body = json::serialize(ask),
+         .has_body = true}));
     const bool trusted = bool_at(report, "trusted");
     if (std::string format = invocation.flags.get("format"); !format.empty()) {
         print_format(report, format);
