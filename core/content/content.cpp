@@ -265,14 +265,6 @@ UniqueFd ContentStore::open(const std::string &digest) const {
     return fd;
 }
 
-UniqueFd ContentStore::open(const std::string &digest, uint64_t &size) const {
-    UniqueFd fd = open(digest);
-    struct stat st {};
-    if (::fstat(fd.get(), &st) != 0) throw Error::from_errno(errno, "stat blob " + digest);
-    size = static_cast<uint64_t>(st.st_size);
-    return fd;
-}
-
 std::string ContentStore::read(const std::string &digest, size_t limit) const {
     std::string bytes = read_all(open(digest).get(), limit, "blob " + digest);
     // Read whole and used as truth (manifests, configs): a flipped bit on disk must not pass.

@@ -104,7 +104,6 @@ class ContentStore {
 
     bool has(const std::string &digest) const;
     UniqueFd open(const std::string &digest) const; // kNotFound
-    UniqueFd open(const std::string &digest, uint64_t &size) const;
     std::string read(const std::string &digest, size_t limit) const;
     uint64_t size(const std::string &digest) const;
     /// Stores small content (manifest, config) at once; verifies when `digest` is not "".

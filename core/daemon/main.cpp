@@ -289,8 +289,13 @@ End serve(const std::shared_ptr<const EngineSettings> &settings) {
     const std::vector<std::string> live = containers.live_owners();
     content.recover();
     // From here on whatever has a blob's name is one.
-    plugins.lend_blobs(
-        [&content](const std::string &digest, uint64_t &size) { return content.open(digest, size); });
+    plugins.lend_blobs([&content](const std::string &digest, uint64_t &size) {
+        UniqueFd blob = content.open(digest);
+        struct stat st {};
+        if (::fstat(blob.get(), &st) != 0) throw Error::from_errno(errno, "read blob " + digest);
+        size = static_cast<uint64_t>(st.st_size);
+        return blob;
+    });
     layers.recover();
     images.recover();
     volumes.recover();
