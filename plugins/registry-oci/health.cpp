@@ -66,7 +66,8 @@ void Health::failed(const std::string &url, Fault fault, const std::string &reas
     ++r.failures;
     ++changes_;
     if (retry_after_ns > 0) {
-        r.not_before = std::max(r.not_before, now + std::min(retry_after_ns, kDay));
+        // Not for longer: it may have been about who asked, and that may change (a login).
+        r.not_before = std::max(r.not_before, now + std::min(retry_after_ns, settings_.max_rest_ns));
         r.resting_until = std::max(r.resting_until, r.not_before);
         ++urgent_;
     }

@@ -321,7 +321,8 @@ HttpResponse HttpClient::Impl::once(const Call &call, const HttpRequest &request
     if (result != CURLE_OK)
         throw TransportError(*error ? error : curl_easy_strerror(result), is_tls_failure(result),
                              result != CURLE_COULDNT_RESOLVE_HOST && result != CURLE_COULDNT_CONNECT &&
-                                 result != CURLE_COULDNT_RESOLVE_PROXY && !is_tls_failure(result));
+                                 result != CURLE_COULDNT_RESOLVE_PROXY &&
+                                 result != CURLE_OPERATION_TIMEDOUT && !is_tls_failure(result));
     return std::move(t.response);
 }
 

@@ -60,10 +60,10 @@ struct HttpRequest {
 
 /// The transport failed (no connection, cut, stalled); no complete HTTP answer.
 struct TransportError : Error {
-    TransportError(std::string message, bool tls_failed, bool was_reached = true)
-        : Error(ErrorClass::kUnavailable, std::move(message)), tls(tls_failed), reached(was_reached) {}
+    TransportError(std::string message, bool tls_failed, bool passes = false)
+        : Error(ErrorClass::kUnavailable, std::move(message)), tls(tls_failed), may_pass(passes) {}
     bool tls;
-    bool reached; // there was a connection
+    bool may_pass; // there was a connection: asking again may help
 };
 /// The sink threw: carries its exception past the fallback logic.
 struct SinkStopped {

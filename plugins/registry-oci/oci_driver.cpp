@@ -113,7 +113,7 @@ HttpResponse OciDriver::request(const Call &call, const Endpoint &endpoint, cons
         } catch (const TransportError &http_error) {
             remember_scheme(endpoint.url, "");
             throw TransportError("https: " + https_error.message() + "; http: " + http_error.message(), false,
-                                 https_error.reached || http_error.reached);
+                                 https_error.may_pass || http_error.may_pass);
         }
     }
     if (endpoint.http_possible) remember_scheme(endpoint.url, base);

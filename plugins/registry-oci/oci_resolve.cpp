@@ -129,7 +129,7 @@ Descriptor OciDriver::resolve(const Call &call, const RegistryReference &ref,
                 return out;
             } catch (const TransportError &error) {
                 failures.push_back({ErrorClass::kUnavailable, spoken_url(e), error.message(), 0});
-                if (error.reached) passing.insert(e.url);
+                if (error.may_pass) passing.insert(e.url);
                 mark_failed(failures.back());
             } catch (const Error &error) {
                 if (gives_up(error)) throw;

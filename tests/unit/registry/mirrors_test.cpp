@@ -174,41 +174,82 @@ TEST(OciAuth, ARedirectToAnotherPortDropsTheToken) {
 }
 
 TEST(OciAuth, ExpiredTokensAndSignaturesAreRenewed) {
-    std::atomic<int> tokens{0}, signatures{0};
+    // A token is good for one request, whatever it says; every second signature is stale; a body is cut.
+    int tokens = 0, signatures = 0;
     std::string good;
-    std::mutex mutex;
     FaultServer *self = nullptr;
-    FaultServer store([&](const FaultRequest &request) { // a signature is good for one request
-        if (request.path != "/signed" + std::to_string(signatures.load())) return status_reply(403);
+    FaultServer store([](const FaultRequest &request) {
+        if (request.path == "/stale") return status_reply(403);
         auto reply = blob_reply(request);
         reply.cut_after = 100000;
         return reply;
     });
+    std::mutex mutex;
     FaultServer origin([&](const FaultRequest &request) -> FaultReply {
         const std::lock_guard lock(mutex);
         if (request.path.starts_with("/token")) {
-            good = "T" + std::to_string(++tokens);
-            return {200, R"({"token":")" + good + R"(","expires_in":3600})", {}, std::string::npos, false};
+            good = "Bearer T" + std::to_string(++tokens);
+            return {200,
+                    R"({"token":")" + good.substr(7) + R"(","expires_in":3600})",
+                    {},
+                    std::string::npos,
+                    false};
         }
-        if (request.header("authorization") != "Bearer " + good || good.empty())
+        if (good.empty() || request.header("authorization") != good)
             return challenge("Bearer realm=\"" + self->url() + "/token\",service=\"s\"");
-        good.clear(); // whatever it said about its life
-        const int number = signatures + (signatures == 0 ? 0 : 1);
-        if (number == 1) { // the first time with a stale signature
-            ++signatures;
-            return status_reply(307, {{"Location", store.url() + "/signed0"}});
-        }
-        ++signatures;
-        return status_reply(307, {{"Location", store.url() + "/signed" + std::to_string(signatures.load())}});
+        good.clear();
+        return status_reply(307, {{"Location", store.url() + (++signatures % 2 ? "/stale" : "/fresh")}});
     });
     self = &origin;
-    auto options = with_mirrors("r.example", {}, origin.url());
-    OciDriver driver(options);
+    OciDriver driver(with_mirrors("r.example", {}, origin.url()));
     TestCall call;
     Received got;
     driver.fetch(call, blob_fetch("r.example"), got.sink());
     EXPECT_TRUE(got.bytes == kBlob);
-    EXPECT_GE(tokens.load(), 3);
+    EXPECT_EQ(signatures, 6); // three pieces, each after a stale one
+    EXPECT_EQ(tokens, 6);
+}
+
+TEST(OciAuth, AnIdentityTokenIsChangedByPostAndNeverShownToTheRegistry) {
+    FaultServer service([](const FaultRequest &request) -> FaultReply {
+        return {request.method == "POST" ? 200 : 405,
+                R"({"access_token":"A","refresh_token":"NEXT"})",
+                {{"Connection", "close"}},
+                std::string::npos,
+                false};
+    });
+    FaultServer origin([&](const FaultRequest &request) {
+        if (request.header("authorization") == "Bearer A") return manifest_reply();
+        return challenge("Bearer realm=\"" + service.url() + "/token\",service=\"s\"");
+    });
+    OciDriver driver(with_mirrors("r.example", {}, origin.url()));
+    TestCall call;
+    const Credential credential{"r.example", "", "", "IDENTITY", ""};
+    EXPECT_EQ(driver.resolve(call, {"r.example", "a/b", "x", ""}, credential, nullptr).digest,
+              kManifestDigest);
+    EXPECT_EQ(service.seen().at(0).header("authorization"), "");
+    EXPECT_EQ(service.seen().at(0).path, "/token"); // nothing secret in the URL
+    EXPECT_EQ(shown_to(origin), (std::set<std::string>{"", "Bearer A"}));
+}
+
+TEST(OciLogin, ARefreshTokenIsAskedForAndReturned) {
+    FaultServer *self = nullptr;
+    FaultServer server([&](const FaultRequest &request) -> FaultReply {
+        if (request.path.starts_with("/token"))
+            return {200,
+                    request.path.find("offline_token=true") == std::string::npos
+                        ? R"({"token":"T"})"
+                        : R"({"token":"T","refresh_token":"IDENTITY"})",
+                    {},
+                    std::string::npos,
+                    false};
+        if (request.header("authorization") == "Bearer T") return status_reply(200);
+        return challenge("Bearer realm=\"" + self->url() + "/token\",service=\"s\"");
+    });
+    self = &server;
+    OciDriver driver{Options{}};
+    TestCall call;
+    EXPECT_EQ(driver.login(call, {server.host(), "u", "p", "", ""}), "IDENTITY");
 }
 
 TEST(OciFetch, ParallelRangesAreSpreadOverMirrors) {
