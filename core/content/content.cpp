@@ -254,6 +254,7 @@ ContentStore::ContentStore(const std::string &root, Db &db, bool durable, const 
     make_directories(impl_->root + "/blobs/sha256", 0700);
     make_directories(impl_->root + "/blobs/sha512", 0700);
     make_directories(impl_->root + "/ingest", 0700);
+    make_directories(impl_->root + "/spool", 0700);
 }
 ContentStore::~ContentStore() = default;
 
@@ -437,6 +438,25 @@ UniqueFd ContentStore::scratch() const {
     return fd;
 }
 
+std::string ContentStore::make_spool() const {
+    std::string folder = impl_->root + "/spool/XXXXXX";
+    if (!::mkdtemp(folder.data())) throw Error::from_errno(errno, "make directory " + folder);
+    return folder;
+}
+
+void ContentStore::adopt(const std::string &file, const std::string &digest, uint64_t size,
+                         const std::string &media_type) {
+    const std::string path = impl_->blob_path(digest);
+    struct stat st {};
+    if (::stat(path.c_str(), &st) == 0 && static_cast<uint64_t>(st.st_size) == size)
+        return impl_->add_row(digest, size, media_type);
+    if (impl_->durable) fsync_path(file);
+    // A second name, so that the spool can give the same file again once this blob is dropped.
+    const std::string partial = file + ".blob";
+    if (::link(file.c_str(), partial.c_str()) != 0) throw Error::from_errno(errno, "link " + partial);
+    impl_->publish(partial, digest, size, media_type);
+}
+
 std::vector<std::string> ContentStore::list() const {
     std::vector<std::string> digests;
     impl_->db.transact([&](Db &t) {
@@ -497,6 +517,8 @@ void ContentStore::recover() {
         impl_->db.transact(
             [&](Db &t) { t.prepare("DELETE FROM blob WHERE digest=?").bind(1, digest).run(); });
     }
+    for (const std::string &name : list_directory(impl_->root + "/spool"))
+        remove_tree(impl_->root + "/spool/" + name);
     for (const std::string &name : list_directory(impl_->root + "/ingest")) {
         const std::string path = impl_->root + "/ingest/" + name;
         if (name.ends_with(".journal") && !path_exists(path.substr(0, path.size() - 8) + ".partial"))

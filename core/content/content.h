@@ -121,6 +121,13 @@ class ContentStore {
     void remove(const std::string &digest);
     /// An empty file without a name on the store's file system, for bytes whose digest is not known yet.
     UniqueFd scratch() const;
+    /// A directory on the blobs' file system for files on their way in; emptied at start. One for each call,
+    /// the caller removes it.
+    std::string make_spool() const;
+    /// Another name for a complete file of a spool, whose digest and size the caller has verified: it is a
+    /// blob from here on and costs no copy. One that is there already stays.
+    void adopt(const std::string &file, const std::string &digest, uint64_t size,
+               const std::string &media_type);
     std::vector<std::string> list() const;
     /// What blobs, layers and images the database has until now survives a power cut from here on; nothing
     /// to do unless the store is durable.

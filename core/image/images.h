@@ -169,6 +169,7 @@ class Images {
     void recover();
 
   private:
+    friend class ImageTransfer; // save, load, copy: transfer.h
     struct Impl;
     static std::vector<InterruptedDownload> interrupted_of(const Impl &impl);
     std::unique_ptr<Impl> impl_;

@@ -5,6 +5,8 @@
 #include <gantry/error.hpp>
 
 #include <algorithm>
+#include <archive.h>
+#include <archive_entry.h>
 #include <cstring>
 #include <isa-l/igzip_lib.h>
 #include <zstd.h>
@@ -181,9 +183,63 @@ class Zstd final : public Decompressor {
     bool frame_done_ = false, ended_ = false;
 };
 
-} // namespace
+/// xz and bzip2 by libarchive, which bounds the memory of xz to 1 GiB.
+class Filtered final : public Decompressor {
+  public:
+    explicit Filtered(std::unique_ptr<Input> input)
+        : input_(std::move(input)), reader_(archive_read_new(), archive_read_free) {
+        if (!reader_) throw std::bad_alloc();
+        archive_read_support_filter_xz(reader_.get());
+        archive_read_support_filter_bzip2(reader_.get());
+        archive_read_support_format_raw(reader_.get());
+        archive_read_support_format_empty(reader_.get());
+        const auto next = [](archive *reader, void *self, const void **bytes) -> la_ssize_t {
+            auto &from = *static_cast<Filtered *>(self);
+            try {
+                from.input_->skip(std::exchange(from.lent_, 0));
+                from.lent_ = from.input_->want(1);
+                *bytes = from.input_->data();
+                return static_cast<la_ssize_t>(from.lent_);
+            } catch (...) {
+                from.error_ = std::current_exception();
+                archive_set_error(reader, EIO, "the stream failed");
+                return -1;
+            }
+        };
+        archive_entry *entry = nullptr;
+        check(archive_read_open(reader_.get(), this, nullptr, next, nullptr));
+        const int result = archive_read_next_header(reader_.get(), &entry);
+        ended_ = result == ARCHIVE_EOF;
+        if (!ended_) check(result);
+    }
+    size_t read(void *buffer, size_t size) override {
+        size_t done = 0;
+        while (done < size && !ended_) {
+            const la_ssize_t n =
+                archive_read_data(reader_.get(), static_cast<char *>(buffer) + done, size - done);
+            if (n < 0) check(static_cast<int>(n));
+            ended_ = n <= 0;
+            done += n > 0 ? static_cast<size_t>(n) : 0;
+        }
+        return done;
+    }
+    uint64_t consumed() const override { return input_->consumed(); }
 
-std::unique_ptr<Decompressor> open_decompressor(const ByteSource &source) {
+  private:
+    void check(int result) const {
+        if (error_) std::rethrow_exception(error_);
+        if (result >= ARCHIVE_WARN) return;
+        const char *text = archive_error_string(reader_.get());
+        throw Error(ErrorClass::kDataLoss, std::string("decompress: ") + (text ? text : "corrupt data"));
+    }
+    std::unique_ptr<Input> input_;
+    std::unique_ptr<archive, int (*)(archive *)> reader_;
+    std::exception_ptr error_;
+    size_t lent_ = 0;
+    bool ended_ = false;
+};
+
+std::unique_ptr<Decompressor> open_any(const ByteSource &source, bool whole_archive) {
     auto input = std::make_unique<Input>(source);
     const size_t n = input->want(6);
     const uint8_t *magic = input->data();
@@ -195,10 +251,20 @@ std::unique_ptr<Decompressor> open_decompressor(const ByteSource &source) {
     if ((n >= 3 && std::memcmp(magic, "BZh", 3) == 0) || (n >= 6 && std::memcmp(magic,
                                                                                 "\xfd"
                                                                                 "7zXZ\0",
-                                                                                6) == 0))
+                                                                                6) == 0)) {
+        if (whole_archive) return std::make_unique<Filtered>(std::move(input));
         throw Error(ErrorClass::kUnsupported, "decompress layer: bzip2 and xz layers are not supported",
                     "the image specification allows plain tar, gzip and zstd");
+    }
     return std::make_unique<Plain>(std::move(input));
+}
+
+} // namespace
+
+std::unique_ptr<Decompressor> open_decompressor(const ByteSource &source) { return open_any(source, false); }
+
+std::unique_ptr<Decompressor> open_archive_decompressor(const ByteSource &source) {
+    return open_any(source, true);
 }
 
 } // namespace gantry

@@ -19,5 +19,7 @@ class Decompressor {
 };
 
 std::unique_ptr<Decompressor> open_decompressor(const ByteSource &source);
+/// The same for whole image archives, which people also compress by xz and bzip2.
+std::unique_ptr<Decompressor> open_archive_decompressor(const ByteSource &source);
 
 } // namespace gantry

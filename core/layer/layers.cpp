@@ -9,6 +9,7 @@
 #include "core/content/content.h"
 #include "core/layer/changes.h"
 #include "core/layer/record.h"
+#include "core/layer/tar_skeleton.h"
 #include "core/layer/write_behind.h"
 #include "core/store/db.h"
 
@@ -71,6 +72,7 @@ struct Layers::Impl {
     std::string name;
     bool durable;
     LayerRecords records;
+    TarSkeletons skeletons;
     StorageCaps caps;
     std::mutex mutex;
     int holds = 0;
@@ -78,7 +80,8 @@ struct Layers::Impl {
 
     Impl(Db &db_, std::shared_ptr<StorageDriver> driver_, std::string name_, bool durable_,
          const std::string &records_)
-        : db(db_), driver(std::move(driver_)), name(std::move(name_)), durable(durable_), records(records_) {
+        : db(db_), driver(std::move(driver_)), name(std::move(name_)), durable(durable_), records(records_),
+          skeletons(records_.empty() ? "" : records_ + "-tar") {
         const CallScope scope;
         caps = driver->caps(scope);
     }
@@ -164,6 +167,7 @@ struct Layers::Impl {
         });
         failpoint("layer.forgotten");
         records.remove(unused);
+        skeletons.remove(unused);
     }
     /// The row says 'making' or 'removing' when this is called.
     void destroy(const std::string &id) {
@@ -302,8 +306,10 @@ class LayerInTheMaking final : public Layers::Making {
             return n;
         };
         record_.emplace();
-        const UnpackResult result = unpack_layer(impl_.durable ? counted : source, root.get(),
-                                                 impl_.caps.whiteout, UnpackLimits{}, call, &*record_);
+        skeleton_.emplace();
+        const UnpackResult result =
+            unpack_layer(impl_.durable ? counted : source, root.get(), impl_.caps.whiteout, UnpackLimits{},
+                         call, &*record_, &*skeleton_);
         behind.end();
         failpoint("layer.unpacked");
         if (!expected_.empty() && result.diff_id != expected_)
@@ -322,6 +328,7 @@ class LayerInTheMaking final : public Layers::Making {
         impl_.check_depth(parents);
         const CallScope scope;
         impl_.records.put(diff_id_, *record_, impl_.durable);
+        impl_.skeletons.put(diff_id_, *skeleton_, impl_.durable);
         failpoint("layer.recorded");
         impl_.driver->commit(scope, id_, parents, impl_.durable);
         failpoint("layer.committed");
@@ -385,6 +392,7 @@ class LayerInTheMaking final : public Layers::Making {
     Layers::Impl &impl_;
     std::string expected_, parent_, id_, diff_id_, replaced_;
     std::optional<LayerRecord> record_;
+    std::optional<TarSkeleton> skeleton_;
     bool finished_ = false;
 };
 
@@ -588,6 +596,26 @@ std::vector<std::string> Layers::stray_records() const {
     return making ? std::vector<std::string>{} : impl_->records.keep_only(diffs, true);
 }
 
+std::optional<uint64_t> Layers::tar_size(const Layer &layer) const {
+    return impl_->skeletons.tar_size(layer.diff_id);
+}
+
+void Layers::write_tar(const Layer &layer, const ByteSink &sink, const Call &call) const {
+    const UniqueFd tree = own_tree(layer.id);
+    Hasher hasher;
+    impl_->skeletons.write_tar(
+        layer.diff_id, tree.get(),
+        [&](const void *bytes, size_t size) {
+            hasher.update(bytes, size);
+            sink(bytes, size);
+        },
+        call);
+    if (const std::string got = hasher.digest(); got != layer.diff_id)
+        throw Error(ErrorClass::kDataLoss,
+                    "make the tar of layer " + layer.diff_id + ": its digest is " + got,
+                    "gantry system check finds damaged layers, a pull makes them anew");
+}
+
 void Layers::forget_record(const std::string &diff_id) { impl_->records.remove(diff_id); }
 
 std::vector<std::string> Layers::replaced() const {
@@ -634,6 +662,7 @@ void Layers::recover() {
             unfinished.push_back(old);
     }
     impl_->records.keep_only(recorded);
+    impl_->skeletons.keep_only(recorded);
     for (const std::string &id : unfinished) {
         log_info("undo unfinished layer {}", id);
         impl_->undo(id);

@@ -19,6 +19,7 @@ namespace gantry {
 class Db;
 class LayerRecord;
 class LayerRecords;
+class TarSkeleton;
 
 struct Layer {
     std::string id, parent, chain_id, diff_id, blob_digest;
@@ -55,9 +56,10 @@ std::string next_layer_id(Db &transaction);
 /// Unpacks a tar stream (plain, gzip, zstd; detected by magic) under a directory fd. Hardened: every
 /// path is resolved within the root, symlinks never followed out, whiteouts written in `whiteout`
 /// format. Needs the privileges to chown and mknod. Throws kInvalidArgument naming the entry. `record`
-/// is told what is made.
+/// is told what is made, `skeleton` the tar's bytes.
 UnpackResult unpack_layer(const ByteSource &source, int root_fd, gantry_whiteout whiteout,
-                          const UnpackLimits &limits, const Call &call, LayerRecord *record = nullptr);
+                          const UnpackLimits &limits, const Call &call, LayerRecord *record = nullptr,
+                          TarSkeleton *skeleton = nullptr);
 
 /// Makes the mounts as one detached tree (fd of the root, no mount point in any table).
 UniqueFd mount_detached(const std::vector<Mount> &mounts);
@@ -119,6 +121,13 @@ class Layers {
     /// equal bytes; an image layer's own diff ID comes out only if its maker wrote tars the same way.
     void write_diff(const std::string &id, const ByteSink &sink, const LayerNotice &notice,
                     const Call &call) const;
+
+    /// Bytes of the tar that an image layer was unpacked from; nullopt when it cannot be made again here
+    /// (layers made by an older version, tars in which a name comes twice).
+    std::optional<uint64_t> tar_size(const Layer &layer) const;
+    /// That tar, byte for byte, with bounded memory. Throws kDataLoss, after the last byte too, when what
+    /// came out is not the layer's diff ID.
+    void write_tar(const Layer &layer, const ByteSink &sink, const Call &call) const;
 
     // For the check of what is there (core/check).
     /// Every ready layer.

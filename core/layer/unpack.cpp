@@ -8,6 +8,7 @@
 #include "core/layer/layers.h"
 #include "core/layer/record.h"
 #include "core/layer/rooted.h"
+#include "core/layer/tar_skeleton.h"
 
 #include "core/content/content.h"
 
@@ -517,7 +518,8 @@ uint64_t write_tree(BytePipe &pipe, int root_fd, gantry_whiteout whiteout, const
 } // namespace
 
 UnpackResult unpack_layer(const ByteSource &source, int root_fd, gantry_whiteout whiteout,
-                          const UnpackLimits &limits, const Call &call, LayerRecord *record) {
+                          const UnpackLimits &limits, const Call &call, LayerRecord *record,
+                          TarSkeleton *skeleton) {
     UnpackResult result;
     BytePipe pipe;
     std::exception_ptr writer_error;
@@ -539,6 +541,7 @@ UnpackResult unpack_layer(const ByteSource &source, int root_fd, gantry_whiteout
             buffer.size = stream->read(buffer.bytes.get(), BytePipe::kBufferSize);
             if (buffer.size == 0) break;
             hasher.update(buffer.bytes.get(), buffer.size);
+            if (skeleton) skeleton->feed(buffer.bytes.get(), buffer.size);
             result.bytes += buffer.size;
             if (result.bytes > limits.max_bytes)
                 throw Error(ErrorClass::kInvalidArgument, "unpack layer: it is larger than " +
