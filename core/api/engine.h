@@ -54,6 +54,7 @@ void add_container_stream_routes(Router &router, const Engine &engine);
 void add_archive_routes(Router &router, const Engine &engine);
 void add_exec_routes(Router &router, const Engine &engine);
 void add_image_routes(Router &router, const Engine &engine);
+void add_image_archive_routes(Router &router, const Engine &engine);
 void add_network_volume_routes(Router &router, const Engine &engine);
 void add_migrate_routes(Router &router, const Engine &engine);
 void add_check_routes(Router &router, const Engine &engine);

@@ -161,9 +161,6 @@ void add_refusals(Router &router) {
     };
     refuse("POST", "/build", "build image");
     refuse("POST", "/build/prune", "prune build cache");
-    refuse("GET", "/images/get", "save images");
-    refuse("GET", "/images/{name...}/get", "save image");
-    refuse("POST", "/images/load", "load images");
     refuse("GET", "/containers/{name}/stats", "read container statistics");
     refuse("GET", "/containers/{name}/attach/ws", "attach over a web socket");
     refuse("POST", "/session", "open build session");
@@ -188,6 +185,7 @@ std::shared_ptr<const Router> make_router(const Engine &engine) {
     add_archive_routes(*router, engine);
     add_exec_routes(*router, engine);
     add_image_routes(*router, engine);
+    add_image_archive_routes(*router, engine);
     add_network_volume_routes(*router, engine);
     add_gantry_routes(*router, engine);
     add_mirror_routes(*router, engine);

@@ -1,8 +1,8 @@
 // /images. Names contain slashes and colons, so the routes capture the middle of the path.
 #include "core/api/dialect.h"
+#include "core/api/progress.h"
 #include "core/api/render.h"
 #include "core/base/ids.h"
-#include "core/base/log.h"
 #include "core/container/containers.h"
 #include "core/image/images.h"
 #include "core/plugin/host.h"
@@ -13,51 +13,12 @@
 #include <boost/json.hpp>
 #include <fmt/format.h>
 #include <fnmatch.h>
-#include <mutex>
 
 namespace json = boost::json;
 
 namespace gantry::api {
 
 namespace {
-
-/// Progress lines of one answer: the head goes out with the first, so that an early error still has a
-/// status of its own. Lines come from the threads that do the work, which must not wait for a client that
-/// does not read: steps are left out while it is behind, and it is given up when it stays so.
-class ProgressStream {
-  public:
-    ProgressStream(Exchange &exchange, CancelSource &cancel) : exchange_(exchange), cancel_(cancel) {}
-
-    /// A `step` is followed by others that say more.
-    void line(const json::object &object, bool step = false) {
-        std::lock_guard lock(mutex_);
-        if (gone_) return;
-        try {
-            Response &response = exchange_.response;
-            if (!response.started()) response.begin(200, "application/json");
-            if (step && response.backlog() > 0) return;
-            response.offer(json::serialize(object) + "\r\n");
-            if (response.backlog() > kMaxBacklog)
-                throw Error(ErrorClass::kUnavailable, "send progress: the client does not read");
-        } catch (const Error &) {
-            // From a worker's thread: the pull is told through its cancellation, not by an exception.
-            gone_ = true;
-            cancel_.cancel();
-        }
-    }
-    void failed(const Error &error) {
-        log_warn("{} {}: {}", exchange_.request.method, exchange_.request.path, error.message());
-        const std::string text = error_text(error);
-        line({{"errorDetail", {{"message", text}}}, {"error", text}});
-    }
-
-  private:
-    static constexpr size_t kMaxBacklog = 1u << 20;
-    Exchange &exchange_;
-    CancelSource &cancel_;
-    std::mutex mutex_;
-    bool gone_ = false;
-};
 
 ImageReference reference_of(const Engine &engine, const std::string &name, const std::string &tag,
                             bool default_tag) {
@@ -74,27 +35,6 @@ std::optional<Credential> credential_of(const Engine &engine, const Exchange &x,
                           parse_reference(name, fallback, false).registry, ref.registry);
 }
 
-json::object progress_json(const PullProgress &p) {
-    json::object line{{"status", p.status}};
-    if (!p.id.empty()) {
-        json::object detail;
-        if (p.current || p.total) {
-            detail["current"] = p.current;
-            if (p.total) detail["total"] = p.total;
-            line["progress"] = progress_bar(p.current, p.total);
-        }
-        line["progressDetail"] = std::move(detail);
-        line["id"] = p.id;
-    }
-    if (!p.sources.empty()) { // ours: Docker's clients pass over it
-        json::array sources;
-        for (const auto &[endpoint, bytes] : p.sources)
-            sources.push_back({{"endpoint", endpoint}, {"bytes", bytes}});
-        line["sources"] = std::move(sources);
-    }
-    return line;
-}
-
 void pull(const Engine &engine, Exchange &x) {
     const Request &q = x.request;
     ImageReference ref = reference_of(engine, q.arg("fromImage"), q.arg("tag"), false);
@@ -102,10 +42,10 @@ void pull(const Engine &engine, Exchange &x) {
     const auto credential = credential_of(engine, x, q.arg("fromImage"), ref);
     CancelSource cancel;
     HangupWatch watch(x.connection, cancel);
-    ProgressStream stream(x, cancel);
+    ProgressStream stream(x.request, x.response, cancel);
     try {
         engine.images->pull(ref, all_tags, q.arg("platform"), credential, cancel,
-                            [&](const PullProgress &p) { stream.line(progress_json(p), p.current > 0); });
+                            [&](const PullProgress &p) { stream.line(p); });
     } catch (const Error &error) {
         if (!x.response.started()) throw;
         stream.failed(error);
@@ -118,11 +58,10 @@ void push(const Engine &engine, Exchange &x) {
     const auto credential = credential_of(engine, x, x.request.params[0], ref);
     CancelSource cancel;
     HangupWatch watch(x.connection, cancel);
-    ProgressStream stream(x, cancel);
+    ProgressStream stream(x.request, x.response, cancel);
     try {
         engine.images->push(
-            ref, credential, cancel,
-            [&](const PullProgress &p) { stream.line(progress_json(p), p.current > 0); },
+            ref, credential, cancel, [&](const PullProgress &p) { stream.line(p); },
             [&](const PushedTag &done) {
                 stream.line({{"progressDetail", json::object()},
                              {"aux", {{"Tag", done.tag}, {"Digest", done.digest}, {"Size", done.size}}}});
@@ -146,7 +85,7 @@ void import(const Engine &engine, Exchange &x) {
         for (const std::string &change : found->second)
             if (!change.empty()) changes.push_back(change);
     CancelSource cancel;
-    ProgressStream stream(x, cancel);
+    ProgressStream stream(x.request, x.response, cancel);
     const std::string id = engine.images->import(
         [&](void *data, size_t size) {
             try {

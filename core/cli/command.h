@@ -35,6 +35,7 @@ std::span<const Command> container_commands(); // stop, kill, rm, ps, ...
 std::span<const Command> copy_commands();      // commit, diff, export, cp
 std::span<const Command> image_commands();
 std::span<const Command> registry_commands(); // login, logout, push, search
+std::span<const Command> archive_commands();  // save, load, image copy
 std::span<const Command> resource_commands(); // volume, network, system
 std::span<const Command> engine_commands();   // version, info, events, plugin, config
 std::span<const Command> mirror_commands();   // mirror, image verify
@@ -87,6 +88,9 @@ void pull_image(Client &client, const std::string &reference, const std::string 
 /// POSTs and shows the progress that the daemon streams back. Throws ExitWith when it reports a failure.
 void follow_progress(Client &client, const std::string &path, bool quiet, int fd,
                      std::vector<std::pair<std::string, std::string>> headers = {});
+/// The same for an answer that is being read. `result` gets the objects of "aux".
+void follow_stream(HttpConnection &stream, bool quiet, int fd,
+                   const std::function<void(const boost::json::value &)> &result = {});
 /// "name[:tag|@digest]" cut for the API; tag "latest" when there is none.
 std::pair<std::string, std::string> split_reference(const std::string &reference);
 

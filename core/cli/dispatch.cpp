@@ -140,9 +140,9 @@ int run_one(Client &client, const Command &command, const std::string &name,
 
 std::vector<const Command *> all_commands() {
     std::vector<const Command *> all;
-    for (auto group :
-         {run_commands(), container_commands(), copy_commands(), image_commands(), registry_commands(),
-          resource_commands(), engine_commands(), mirror_commands(), plugin_commands(), shell_commands()})
+    for (auto group : {run_commands(), container_commands(), copy_commands(), image_commands(),
+                       registry_commands(), archive_commands(), resource_commands(), engine_commands(),
+                       mirror_commands(), plugin_commands(), shell_commands()})
         for (const Command &command : group)
             all.push_back(&command);
     return all;

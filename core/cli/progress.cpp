@@ -186,6 +186,12 @@ void follow_progress(Client &client, const std::string &path, bool quiet, int fd
     sigaction(SIGINT, &action, &old);
     HttpConnection stream =
         client.open_stream({.method = "POST", .target = path, .headers = std::move(headers)});
+    follow_stream(stream, quiet, fd);
+    sigaction(SIGINT, &old, nullptr);
+}
+
+void follow_stream(HttpConnection &stream, bool quiet, int fd,
+                   const std::function<void(const json::value &)> &result) {
     ProgressView view(fd);
     std::string line, failure;
     while (stream.read_line(line)) {
@@ -196,11 +202,12 @@ void follow_progress(Client &client, const std::string &path, bool quiet, int fd
             failure = message;
         else if (std::string detail = text_at(at(event, "errorDetail"), "message"); !detail.empty())
             failure = detail;
+        else if (const json::value &aux = at(event, "aux"); result && aux.is_object())
+            result(aux);
         else if (!quiet)
             view.show(event);
     }
     view.finish();
-    sigaction(SIGINT, &old, nullptr);
     if (!failure.empty()) throw ExitWith(1, failure);
 }
 

@@ -454,7 +454,11 @@ void ContentStore::adopt(const std::string &file, const std::string &digest, uin
     // A second name, so that the spool can give the same file again once this blob is dropped.
     const std::string partial = file + ".blob";
     if (::link(file.c_str(), partial.c_str()) != 0) throw Error::from_errno(errno, "link " + partial);
-    impl_->publish(partial, digest, size, media_type);
+    if (::rename(partial.c_str(), path.c_str()) != 0)
+        throw Error::from_errno(errno, "rename " + partial + " to " + path);
+    failpoint("blob.renamed");
+    if (impl_->durable) fsync_path(impl_->root + "/blobs/" + algorithm_of(digest));
+    impl_->add_row(digest, size, media_type);
 }
 
 std::vector<std::string> ContentStore::list() const {

@@ -177,17 +177,20 @@ ImageBytes::Made ImageBytes::make_layer(size_t index, const Layer &from) {
         size += n;
     });
     CallScope scope(cancelled_by(cancel_));
-    context_.layers.write_diff(
-        from.id,
-        [&](const void *data, size_t n) {
-            if (cancel_.cancelled())
-                throw Error(ErrorClass::kCancelled, "write layer: cancelled by the caller");
-            plain.update(data, n);
-            gzip.write(data, n);
-            read += n;
-            if (options_.progress) options_.progress("Preparing", index, read, 0);
-        },
-        [&](const std::string &note) { log_warn("write layer {}: {}", from.id, note); }, scope);
+    const auto tar_size = context_.layers.tar_size(from);
+    const ByteSink take = [&](const void *data, size_t n) {
+        if (cancel_.cancelled()) throw Error(ErrorClass::kCancelled, "write layer: cancelled by the caller");
+        plain.update(data, n);
+        gzip.write(data, n);
+        read += n;
+        if (options_.progress) options_.progress("Preparing", index, read, tar_size.value_or(0));
+    };
+    if (tar_size)
+        context_.layers.write_tar(from, take, scope); // the very one it was unpacked from
+    else
+        context_.layers.write_diff(
+            from.id, take, [&](const std::string &note) { log_warn("write layer {}: {}", from.id, note); },
+            scope);
     gzip.finish();
     out.diff_id = plain.digest();
     out.blob = {kGzipLayer, packed.digest(), size};

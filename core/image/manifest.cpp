@@ -140,7 +140,7 @@ Platform parse_platform(const std::string &text) {
     return normal({parts[0], parts[1], parts.size() == 3 ? parts[2] : ""});
 }
 
-Manifest parse_manifest(std::string_view text, const std::string &media_type) {
+Manifest parse_manifest(std::string_view text, const std::string &media_type, bool any_artifact) {
     const auto document = parse_json(text, kMaxManifestBytes, "manifest");
     const auto &o = document.get_object();
     Manifest out;
@@ -184,7 +184,7 @@ Manifest parse_manifest(std::string_view text, const std::string &media_type) {
             out.entries.push_back(std::move(e));
             continue;
         }
-        if (!is_layer_type(blob.media_type))
+        if (!any_artifact && !is_layer_type(blob.media_type))
             throw Error(ErrorClass::kUnsupported,
                         "read manifest: unsupported layer media type " + blob.media_type.substr(0, 100));
         out.layers.push_back(std::move(blob));
@@ -193,7 +193,7 @@ Manifest parse_manifest(std::string_view text, const std::string &media_type) {
     const auto *config = object_of(o, "config");
     if (!config) bad("manifest", "no config");
     out.config = blob_of(*config, "manifest");
-    if (out.config.media_type != "application/vnd.oci.image.config.v1+json" &&
+    if (!any_artifact && out.config.media_type != "application/vnd.oci.image.config.v1+json" &&
         out.config.media_type != "application/vnd.docker.container.image.v1+json")
         throw Error(ErrorClass::kUnsupported, "read manifest: this is not a container image but " +
                                                   out.config.media_type.substr(0, 100));
