@@ -309,7 +309,7 @@ oci::Options with_mirror(const std::string &url) {
     oci::Options options;
     oci::MirrorOptions mirror;
     mirror.url = url;
-    mirror.resolve_tags = false;
+    mirror.rights.resolve_tags = false;
     options.hosts[Registry::get().host].mirrors.push_back(mirror);
     return options;
 }
