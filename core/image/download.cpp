@@ -514,7 +514,7 @@ std::string LayerPull::run() {
 }
 
 /// "" when nothing is known to be wrong with the files of a layer: kinds, sizes, owners, times, not contents,
-/// which `system check --deep` reads (20 us for each file here, most of it the kernel's).
+/// which `system check --deep` reads.
 std::string damage_of(const Layers &layers, const std::string &id, const CancelSource &cancel) {
     const CallScope call(cancelled_by(cancel));
     try {
