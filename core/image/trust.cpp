@@ -121,8 +121,9 @@ class Search {
         });
     }
     void by_referrers(const std::string &digest) {
+        std::optional<std::string> index;
+        attempt([&] { index = store_.referrers(digest); });
         attempt([&] {
-            auto index = store_.referrers(digest);
             const std::string tag = tag_of(digest);
             if (!index && tag.size() <= kMaxTag) index = store_.tagged(tag);
             if (!index) return;
@@ -278,6 +279,7 @@ TrustReport judge_trust(const TrustPolicy::Rule &rule, const ImageReference &ref
         if (needed) {
             out.trusted = false;
             out.problem = "there is nowhere to look for its signature";
+            out.hint = "give it a name with another rule, for instance below localhost/";
         }
         return out;
     }

@@ -83,7 +83,7 @@ refused "signed by others" "made with none of the keys" g pull "$REGISTRY/wrongk
 sign copied "$D" release "$REGISTRY/signed" tag
 refused "signed for another repository" "it was made for \"$REGISTRY/signed\"" g pull "$REGISTRY/copied:v1"
 sign signed sha256:$(printf 0%.0s {1..64}) release "$REGISTRY/signed" tag
-copy signed:sha256-$(printf 0%.0s {1..64}).sig "signed:${D/:/-}.sig"
+push_manifest signed "${D/:/-}.sig" $OCI.manifest.v1+json "$T/sign/manifest"
 refused "signature of another image" "it is for another image, sha256:0000" g pull "$REGISTRY/signed:v1"
 refused "refuse" "refuses it: use signed instead" g pull "$REGISTRY/refused:v1"
 refused "unpinned" "requires a pinned digest" g pull "$REGISTRY/pinned:v1"
