@@ -1,5 +1,5 @@
-// The bundled sources as an engine has them: loaded files, options from TOML, a driver in a process of its own
-// that serves what the engine lends it, another engine's chain that takes it.
+// The bundled sources as an engine has them: loaded files, options from TOML, a driver in a process of its
+// own that serves what the engine lends it, another engine's chain that takes it.
 #include "core/plugin/host.h"
 
 #include "core/base/cancel.h"
@@ -28,9 +28,9 @@ class Sources : public testing::Test {
         dir = ::mkdtemp(path);
         make_directories(dir + "/plugins", 0755);
         for (const char *name : {"registry-peer", "registry-layout"})
-            write_file_atomically(fmt::format("{}/plugins/{}.so", dir, name),
-                                  read_file(fmt::format("{}/lib/gantry/plugins/{}.so", GANTRY_BINARY_DIR, name)),
-                                  0644, false);
+            write_file_atomically(
+                fmt::format("{}/plugins/{}.so", dir, name),
+                read_file(fmt::format("{}/lib/gantry/plugins/{}.so", GANTRY_BINARY_DIR, name)), 0644, false);
         write_file_atomically(dir + "/secret", std::string(64, 's'), 0600, false);
         for (size_t i = 0; i < layer.size(); ++i)
             layer[i] = static_cast<char>(i * 7 + i / 251);
@@ -44,12 +44,11 @@ class Sources : public testing::Test {
         peer = fmt::format("127.0.0.1:{}", ntohs(at.sin_port));
         const std::string layout = dir + "/media/r.example/team/box";
         make_directories(layout + "/blobs/sha256", 0755);
-        write_file_atomically(
-            layout + "/index.json",
-            fmt::format(R"({{"manifests":[{{"mediaType":"m","digest":"{}","size":2,)"
-                        R"("annotations":{{"org.opencontainers.image.ref.name":"1"}}}}]}})",
-                        kManifest),
-            0644, false);
+        write_file_atomically(layout + "/index.json",
+                              fmt::format(R"({{"manifests":[{{"mediaType":"m","digest":"{}","size":2,)"
+                                          R"("annotations":{{"org.opencontainers.image.ref.name":"1"}}}}]}})",
+                                          kManifest),
+                              0644, false);
         write_file_atomically(layout + "/blobs/sha256/" + kManifest.substr(7), "{}", 0644, false);
         write_file_atomically(layout + "/blobs/sha256/" + kLayer.substr(7), layer, 0644, false);
     }
@@ -85,12 +84,13 @@ class Sources : public testing::Test {
         Fetch what;
         what.from = {"r.example", "team/box", "", ""};
         what.descriptor = {"m", kLayer, layer.size(), ""};
-        driver.fetch(call, what, [&](const std::string &endpoint, uint64_t at, const void *data, size_t size) {
-            EXPECT_EQ(at, got.size());
-            got.append(static_cast<const char *>(data), size);
-            if (from.empty() || from.back() != endpoint) from.push_back(endpoint);
-            if (each) each(got.size());
-        });
+        driver.fetch(call, what,
+                     [&](const std::string &endpoint, uint64_t at, const void *data, size_t size) {
+                         EXPECT_EQ(at, got.size());
+                         got.append(static_cast<const char *>(data), size);
+                         if (from.empty() || from.back() != endpoint) from.push_back(endpoint);
+                         if (each) each(got.size());
+                     });
         EXPECT_TRUE(got == layer);
         return from;
     }
@@ -165,8 +165,8 @@ TEST_F(Sources, AStrangerGetsNothing) {
 }
 
 TEST_F(Sources, ALinkThatCannotWorkIsAnError) {
-    const auto failing = settings("c", {{"registry.drivers", "[\"layout\", \"peer\"]"},
-                                        {"registry.peer.secret_file", dir + "/none"}});
+    const auto failing = settings(
+        "c", {{"registry.drivers", "[\"layout\", \"peer\"]"}, {"registry.peer.secret_file", dir + "/none"}});
     PluginHost host(*failing, nullptr);
     try {
         host.registry();
