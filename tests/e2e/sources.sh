@@ -37,6 +37,7 @@ blob_requests() { grep -c 'GET /v2/[^ ]*/blobs/' "$T/registry.log" || true; }
 
 start_registry
 push_busybox box:1
+mkdir -p "$T/media/nowhere.invalid/team"
 skopeo --insecure-policy copy -q --src-tls-verify=false "docker://$REGISTRY/box:1" "oci:$T/media/nowhere.invalid/team/box:1"
 skopeo --insecure-policy copy -q --src-tls-verify=false "docker://$REGISTRY/box:1" "oci:$T/all:nowhere.invalid/team/other:2"
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
