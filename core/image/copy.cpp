@@ -35,7 +35,7 @@ void add_blob(CopyPlan &plan, const BlobRef &blob) {
 
 void add_image(CopyPlan &plan, ImageSource &source, const BlobRef &blob, const std::string &bytes,
                int depth) {
-    const Manifest manifest = parse_manifest(bytes, blob.media_type, true);
+    const Manifest manifest = parse_any_manifest(bytes, blob.media_type);
     if (manifest.is_index) {
         if (depth >= kMaxDepth)
             throw Error(ErrorClass::kUnsupported, "copy image: indexes are nested too deeply");
@@ -66,7 +66,7 @@ std::string smaller_index(const std::string &index, const std::vector<std::strin
 
 CopyPlan plan_copy(ImageSource &source, const CopyOptions &options) {
     CopyPlan plan;
-    const Manifest top = parse_manifest(source.top(), source.top_blob().media_type, true);
+    const Manifest top = parse_any_manifest(source.top(), source.top_blob().media_type);
     if (!top.is_index || options.all) {
         add_image(plan, source, source.top_blob(), source.top(), 0);
         return plan;

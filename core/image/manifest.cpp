@@ -140,7 +140,9 @@ Platform parse_platform(const std::string &text) {
     return normal({parts[0], parts[1], parts.size() == 3 ? parts[2] : ""});
 }
 
-Manifest parse_manifest(std::string_view text, const std::string &media_type, bool any_artifact) {
+namespace {
+
+Manifest parse(std::string_view text, const std::string &media_type, bool any_artifact) {
     const auto document = parse_json(text, kMaxManifestBytes, "manifest");
     const auto &o = document.get_object();
     Manifest out;
@@ -199,6 +201,16 @@ Manifest parse_manifest(std::string_view text, const std::string &media_type, bo
                                                   out.config.media_type.substr(0, 100));
     if (out.config.size > kMaxConfigBytes) bad("manifest", "the config is larger than 8 MiB");
     return out;
+}
+
+} // namespace
+
+Manifest parse_manifest(std::string_view text, const std::string &media_type) {
+    return parse(text, media_type, false);
+}
+
+Manifest parse_any_manifest(std::string_view text, const std::string &media_type) {
+    return parse(text, media_type, true);
 }
 
 const BlobRef &choose_platform(const Manifest &index, const Platform &wanted) {

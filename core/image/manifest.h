@@ -43,8 +43,10 @@ struct Manifest {
     std::vector<IndexEntry> entries;
 };
 /// `media_type` is what the server called it, or "". Throws kInvalidArgument with the reason;
-/// kUnsupported for schema 1 and, unless `any_artifact`, for artifacts that are no images.
-Manifest parse_manifest(std::string_view json, const std::string &media_type, bool any_artifact = false);
+/// kUnsupported for schema 1 and for artifacts that are no images.
+Manifest parse_manifest(std::string_view json, const std::string &media_type);
+/// The same for artifacts too: whoever copies need not understand.
+Manifest parse_any_manifest(std::string_view json, const std::string &media_type);
 /// Throws kNotFound "no matching manifest for linux/riscv64 in the manifest list entries".
 const BlobRef &choose_platform(const Manifest &index, const Platform &wanted);
 

@@ -113,10 +113,8 @@ status=0; tar -C /etc -c hostname | g load 2> "$T/err" || status=$?; contains "n
 expect "images" "" "$(g images -q)"
 expect "layers and blobs" "0 0" "$(find "$T/root/content/blobs" -type f | wc -l) $(find "$T/root/content/spool" -type f | wc -l)"
 
-if declare -F push_check > /dev/null || g image copy docker://busybox "docker://$REGISTRY/probe:1" > /dev/null 2> "$T/err"; then
 note "image copy between registries, layouts, archives and the store"
-first=$REGISTRY; start_registry_again() { mkdir -p "$T/two"; REGISTRY_ROOT=$T/two start_registry; }
-start_registry_again; second=$REGISTRY
+first=$REGISTRY; mkdir -p "$T/two"; REGISTRY_ROOT=$T/two start_registry; second=$REGISTRY
 stop_engine
 write_config "[registry.oci.hosts.\"docker.io\"]
 url = \"http://127.0.0.1:9\"
@@ -165,7 +163,3 @@ expect "archive to registry" "$more" "sha256:$(g image copy -q "docker-archive:$
 g image copy -q gantry:from/archive:1 "$second/store:1" > /dev/null
 g image copy -q "$second/store:1" gantry:back:1 > /dev/null
 expect "store to registry and back" "$image" "$(id back:1)"
-else
-  echo "image copy to a registry: $(cat "$T/err")"; grep -q read-only "$T/err" || fail "image copy"
-fi
-note "all good"
