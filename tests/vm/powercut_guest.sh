@@ -44,11 +44,11 @@ step() { # NAME present|absent COMMAND...
   echo "ACK $name $state"
 }
 for i in 1 2 3 4 1 2 3 4 1 2 3 4; do
-  g rm -f c > /dev/null 2>&1 || true
+  g rm -f box > /dev/null 2>&1 || true
   step busybox:$i present g pull -q busybox:$i
-  g run --name c busybox:$i sh -c "seq 1000 > /seq; rm /second" > /dev/null 2>&1 || true
-  step mine:$i present g commit c mine:$i
-  g rm c > /dev/null 2>&1 || true
+  g run --name box busybox:$i sh -c "seq 1000 > /seq; rm /second" > /dev/null 2>&1 || true
+  step mine:$i present g commit box mine:$i
+  g rm box > /dev/null 2>&1 || true
   old=$(((i + 1) % 4 + 1))
   step mine:$old absent g rmi mine:$old
   step busybox:$old absent g rmi busybox:$old
