@@ -109,14 +109,14 @@ expect "erased" no "$([ -e "$HELPER_FILE" ] && echo yes || echo no)"
 rm "$DOCKER_CONFIG/config.json"
 
 note "commit, push -a, pull elsewhere: the same image"
-g run --name c "$PLAIN/copy/bb:1" sh -c 'echo mine > /mine; rm /second'
-g commit c "$PLAIN/mine/app:1" > /dev/null; g tag "$PLAIN/mine/app:1" "$PLAIN/mine/app:2"
+g run --name changed "$PLAIN/copy/bb:1" sh -c 'echo mine > /mine; rm /second'
+g commit changed "$PLAIN/mine/app:1" > /dev/null; g tag "$PLAIN/mine/app:1" "$PLAIN/mine/app:2"
 before=$(uploads)
 out=$(g push -a "$PLAIN/mine/app"); contains "both tags" "2: digest:" "$out"; contains "both tags" "1: digest:" "$out"
 expect "its layer and its config were sent" 2 $(($(uploads) - before))
 id=$(g image inspect -f '{{.Id}}' "$PLAIN/mine/app:1")
 skopeo copy -q --insecure-policy --src-tls-verify=false "docker://$PLAIN/mine/app:2" "dir:$T/dir2" || fail "skopeo cannot read it"
-g rm c > /dev/null; g rmi "$PLAIN/mine/app:1" "$PLAIN/mine/app:2" > /dev/null
+g rm changed > /dev/null; g rmi "$PLAIN/mine/app:1" "$PLAIN/mine/app:2" > /dev/null
 g pull -q "$PLAIN/mine/app:2" > /dev/null
 expect "id" "$id" "$(g image inspect -f '{{.Id}}' "$PLAIN/mine/app:2")"
 expect "content" "mine gone" "$(g run --rm "$PLAIN/mine/app:2" sh -c 'echo $(cat /mine) $([ -e /second ] || echo gone)')"
