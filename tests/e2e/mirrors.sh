@@ -4,7 +4,8 @@
 . "$(dirname "$0")/lib.sh"
 need curl docker-registry nginx htpasswd openssl jq
 start_registry; push_busybox library/busybox:latest
-free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+# All at once: they are free together.
+read -r P1 P2 P3 P4 P5 <<< "$(python3 -c 'import socket; l = [socket.create_server(("127.0.0.1", 0)) for _ in range(5)]; print(*(s.getsockname()[1] for s in l))')"
 
 note "certificates of an authority that nobody else knows"
 openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj "/CN=test authority" -keyout "$T/ca.key" -out "$T/ca.pem" \
@@ -15,8 +16,8 @@ openssl x509 -req -in "$T/tls.csr" -CA "$T/ca.pem" -CAkey "$T/ca.key" -CAcreates
   -out "$T/tls.pem" 2> /dev/null
 
 note "the same images behind TLS and a login, and through a cache"
-LOGIN=localhost:$(free_port)
-CACHE_AT=127.0.0.1:$(free_port)
+LOGIN=localhost:$P1
+CACHE_AT=127.0.0.1:$P2
 htpasswd -Bbc "$T/htpasswd" alice 'pass word' 2> /dev/null
 htpasswd -bdc "$T/htpasswd.nginx" bob hunter2 2> /dev/null
 cat > "$T/login.yml" <<YML
@@ -41,10 +42,10 @@ await 10 curl -sf --cacert "$T/ca.pem" -u 'alice:pass word' "https://$LOGIN/v2/"
 await 10 curl -sf "http://$CACHE_AT/v2/" || fail "the cache did not answer"
 
 note "nginx: a login, blobs by redirect to another port"
-FRONT=localhost:$(free_port); STORE=localhost:$(free_port)
+FRONT=localhost:$P3; STORE=localhost:$P4
 mkdir -p "$T/nginx"
 cat > "$T/nginx.conf" <<CONF
-pid $T/nginx/pid; error_log $T/nginx/error.log; daemon off; worker_processes 1;
+user root; pid $T/nginx/pid; error_log $T/nginx/error.log; daemon off; worker_processes 1;
 events {}
 http {
   log_format who '\$server_port \$server_protocol \$status "\$http_authorization" \$request_uri';
@@ -71,7 +72,7 @@ await 10 curl -s -o /dev/null --cacert "$T/ca.pem" "https://$FRONT/" || { cat "$
 printf 'pass word\n' > "$T/password"
 mkdir -p "$T/certs/$FRONT"; cp "$T/ca.pem" "$T/certs/$FRONT/ca.crt"
 jq -n --arg host "$FRONT" '{auths: {($host): {auth: ("bob:hunter2" | @base64)}}}' > "$T/auth.json"
-DEAD=http://127.0.0.1:$(free_port)
+DEAD=http://127.0.0.1:$P5
 write_config "[registry.oci]
 rest = \"10m\"
 auth_file = \"$T/auth.json\"
