@@ -40,7 +40,7 @@ std::string server_message(const HttpResponse &response) {
 
 } // namespace
 
-OciDriver::OciDriver(Options options, HealthStore store, Health::Settings health)
+OciDriver::OciDriver(Options options, HealthStore store, const Health::Settings &health)
     : options_(std::move(options)), table_(options_),
       http_(options_.user_agent, options_.connect_timeout_ns, options_.stall_timeout_ns, options_.http2),
       auth_(http_), health_({options_.rest_ns, options_.max_rest_ns, health.now, health.random}),

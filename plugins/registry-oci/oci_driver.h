@@ -30,7 +30,7 @@ struct HealthStore {
 
 class OciDriver : public RegistryDriver {
   public:
-    explicit OciDriver(Options options, HealthStore store = {}, Health::Settings health = {});
+    explicit OciDriver(Options options, HealthStore store = {}, const Health::Settings &health = {});
 
     bool handles(const Call &call, const RegistryReference &ref) override;
     Descriptor resolve(const Call &call, const RegistryReference &ref,

@@ -13,7 +13,6 @@ namespace {
 constexpr int kRounds = 3;       // over all endpoints, without a byte of progress
 constexpr int kMaxAttempts = 64; // that brought less than kProgress: one byte a time is useless
 constexpr uint64_t kProgress = 64 << 10;
-constexpr int64_t kSecond = 1'000'000'000;
 constexpr int64_t kFirstWaitMs = 200; // then four times as long
 
 /// "bytes 100-199/200"; total 0 when it is not told. False when the header is missing or odd.
