@@ -71,8 +71,9 @@ gantry::EndpointInfo @CLASS@::attach(const Call &call, const gantry::EndpointSpe
     info.mtu = 1500;
     try {
         // A second attach finds the link and changes nothing; one that was killed amid is completed.
-        if (inside(call, spec, {kIp, "-br", "link", "show"}, doing).find(link + " ") == std::string::npos)
-            inside(call, spec, {kIp, "link", "add", link, "type", "bridge"}, doing);
+        if (inside(call, spec, {kIp, "-br", "link", "show", "type", "veth"}, doing).find(link + "@") == std::string::npos)
+            inside(call, spec, {kIp, "link", "add", link, "type", "veth", "peer", "name", "nowhere"}, doing);
+        inside(call, spec, {kIp, "link", "set", "nowhere", "up"}, doing);
         inside(call, spec, {kIp, "link", "set", link, "address", info.mac, "up"}, doing);
         inside(call, spec,
                {kIp, "addr", "replace", info.ipv4 + "/" + std::to_string(info.ipv4_prefix), "dev", link}, doing);

@@ -1,6 +1,6 @@
-// Each container gets a leased address on a bridge without ports, which is a link that leads nowhere and, unlike
-// "dummy", is part of every kernel that runs containers. It is made inside the container's
-// namespace by ip(8), which the engine runs within the deadline of the call; nothing is made on the host, so
+// Each container gets a leased address on a veth whose other end is in its own namespace: a link that leads nowhere
+// and, unlike "dummy", is part of every kernel that runs containers. (A bridge without ports would lose its carrier a
+// moment after it came up.) It is made inside the container's namespace by ip(8), which the engine runs within the deadline of the call; nothing is made on the host, so
 // nothing can be left there. Leases live in the engine's database (<gantry/lease.hpp>).
 #pragma once
 
