@@ -9,6 +9,7 @@
 #include "core/config/config.h"
 #include "core/container/containers.h"
 #include "core/network/networks.h"
+#include "core/runtime/cgroups.h"
 #include "core/runtime/runtime.h"
 #include "core/store/db.h"
 
@@ -191,14 +192,11 @@ class KernelCheck {
     }
     std::set<std::string> cgroups() const {
         std::set<std::string> out;
-        const auto look = [&](const std::string &folder) {
+        for (const CgroupHierarchy &hierarchy : detect_cgroups().hierarchies) {
+            const std::string folder = hierarchy.mount_point + c_.parts.config->cgroup_parent;
             for (const std::string &id : list_directory(folder))
                 if (path_exists(folder + "/" + id + "/cgroup.procs")) out.insert(id);
-        };
-        const std::string mount_point = "/sys/fs/cgroup";
-        look(mount_point + c_.parts.config->cgroup_parent);
-        for (const std::string &hierarchy : list_directory(mount_point))
-            look(mount_point + "/" + hierarchy + c_.parts.config->cgroup_parent);
+        }
         return out;
     }
 

@@ -19,6 +19,7 @@
 #include "core/network/networks.h"
 #include "core/plugin/engine_id.h"
 #include "core/plugin/host.h"
+#include "core/runtime/cgroups.h"
 #include "core/runtime/runtime.h"
 #include "core/store/db.h"
 #include "core/volume/volumes.h"
@@ -201,10 +202,8 @@ int check(const EngineSettings &settings) {
 
 /// The cgroup above all sandboxes goes last, in every hierarchy; the kernel keeps one that is in use.
 void remove_cgroup_parent(const std::string &parent) {
-    const std::string mount_point = "/sys/fs/cgroup";
-    ::rmdir((mount_point + parent).c_str());
-    for (const std::string &hierarchy : list_directory(mount_point))
-        ::rmdir((mount_point + "/" + hierarchy + parent).c_str());
+    for (const CgroupHierarchy &hierarchy : detect_cgroups().hierarchies)
+        ::rmdir((hierarchy.mount_point + parent).c_str());
 }
 
 /// Undoes in the kernel whatever this engine made there; state on disk is kept.

@@ -197,7 +197,11 @@ template <typename Driver> class ProcessCalls {
         if constexpr (!std::is_void_v<R>) {
             try {
                 wire::Decoder in(result);
-                R value = in.template get<R>();
+                R value{};
+                if constexpr (std::is_same_v<R, std::string>)
+                    value = in.view(wire::kFrameLimit); // a list of referrers is up to 4 MiB
+                else
+                    value = in.template get<R>();
                 in.end();
                 wire::sane(value);
                 return value;

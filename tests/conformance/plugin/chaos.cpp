@@ -241,7 +241,7 @@ class ChaosDriver : public RegistryDriver {
     std::string referrers(const Call &, const RegistryReference &, const std::string &artifact_type,
                           const std::optional<Credential> &) override {
         c_.here("referrers");
-        return artifact_type;
+        return artifact_type == "large" ? std::string(4u << 20, 'r') : artifact_type;
     }
     std::vector<EndpointLine> status(const Call &) override {
         c_.here("status");

@@ -227,6 +227,7 @@ TEST_F(Isolation, RegistryStreamsBothWays) {
     credential.username = "u";
     EXPECT_EQ(d->login(call(), credential), "u");
     EXPECT_EQ(d->referrers(call(), {}, "type", {}), "type");
+    EXPECT_EQ(d->referrers(call(), {}, "large", {}), std::string(4u << 20, 'r'));
     const EndpointLine line = d->status(call()).at(0);
     EXPECT_EQ(line.registry, "r");
     EXPECT_EQ(line.latency_ns, 5);
