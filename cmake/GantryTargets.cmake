@@ -27,7 +27,7 @@ endfunction()
 # gantry_test(<name> LABELS unit|root LIBS ...): one executable from tests/<kind>/<name>/*.cpp.
 # Cases with the label "root" need root, namespaces and mounts.
 function(gantry_test name)
-  cmake_parse_arguments(arg "" "DIR;LABEL;TIMEOUT" "LIBS" ${ARGN})
+  cmake_parse_arguments(arg "BESIDE_OTHERS" "DIR;LABEL;TIMEOUT" "LIBS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/${arg_DIR}/*.cpp)
   if(NOT sources)
     return()
@@ -42,7 +42,7 @@ function(gantry_test name)
   endif()
   # Beside each other run only tests that do not look at the whole machine's links, mounts and cgroups.
   set(serial TRUE)
-  if(arg_LABEL STREQUAL "unit")
+  if(arg_LABEL STREQUAL "unit" OR arg_BESIDE_OTHERS)
     set(serial FALSE)
   endif()
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 30 DISCOVERY_MODE PRE_TEST
