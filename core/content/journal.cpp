@@ -14,6 +14,8 @@ namespace gantry {
 namespace {
 
 constexpr size_t kSlot = 256 << 10; // the file is sparse: a record of some pieces takes one block
+constexpr unsigned kSlots = 4;
+constexpr off_t kBlock = 4096;
 constexpr char kMagic[8] = {'g', 'p', 'a', 'r', 't', '0', '0', '1'};
 constexpr size_t kMaxEndpoints = 64, kMaxEndpointName = 1024, kMaxPieces = 7000, kMaxHash = 1024;
 constexpr size_t kSum = 71; // "sha256:" and the digits
@@ -176,12 +178,21 @@ void PartialState::add(uint64_t begin, uint64_t end, uint32_t endpoint) {
 }
 
 PartialJournal::PartialJournal(const std::string &path)
-    : path_(path), fd_(open_file(path, O_RDWR | O_CREAT | O_NOFOLLOW, 0600)) {}
+    : path_(path), fd_(open_file(path, O_RDWR | O_CREAT | O_NOFOLLOW, 0600)) {
+    reserve();
+}
+
+/// The first block of each slot, so that the bytes which fill the disk can still be noted. Where that cannot
+/// be had, a note is written as long as there is space.
+void PartialJournal::reserve() noexcept {
+    for (unsigned slot = 0; slot < kSlots; ++slot)
+        if (::fallocate(fd_.get(), 0, static_cast<off_t>(slot * kSlot), kBlock) != 0) return;
+}
 
 std::optional<PartialState> PartialJournal::load() {
     std::optional<PartialState> best;
     uint64_t best_sequence = 0;
-    for (unsigned slot = 0; slot < 4; ++slot) {
+    for (unsigned slot = 0; slot < kSlots; ++slot) {
         std::string bytes(kSlot, '\0');
         ssize_t n = 0;
         do
@@ -218,6 +229,7 @@ void PartialJournal::settle(const PartialState &state) {
 
 void PartialJournal::forget() {
     if (::ftruncate(fd_.get(), 0) != 0) throw Error::from_errno(errno, "truncate " + path_);
+    reserve();
 }
 
 void PartialJournal::put(const PartialState &state, bool settled) {

@@ -53,6 +53,7 @@ class PartialJournal {
     void forget();
 
   private:
+    void reserve() noexcept;
     void put(const PartialState &state, bool settled);
     std::string path_;
     UniqueFd fd_;
