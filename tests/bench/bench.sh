@@ -25,6 +25,9 @@ if [ -z "${GANTRY_BENCH_DIR:-}" ]; then
     rm -rf --one-file-system "$GANTRY_BENCH_DIR"
   }
   trap clean EXIT; trap 'exit 130' INT TERM
+  # Images are made out here, where the network is.
+  (set -- "$BUILD"; . "$HERE/../e2e/lib.sh"; story_layout)
+  case " $* " in *" full "* | *" big "*) "$HERE/big_image.sh" "${GANTRY_TEST_CACHE:-/var/tmp/gantry-test-cache}-bench" ;; esac
   unshare --mount --net --ipc --pid --fork --kill-child=SIGKILL --mount-proc --propagation private "$0" "$@" & GANTRY_BENCH_INIT=$!
   status=0; wait $GANTRY_BENCH_INIT || status=$?
   GANTRY_BENCH_INIT=
