@@ -1,6 +1,7 @@
 // /images. Names contain slashes and colons, so the routes capture the middle of the path.
 #include "core/api/dialect.h"
 #include "core/api/progress.h"
+#include "core/api/registry_call.h"
 #include "core/api/render.h"
 #include "core/base/ids.h"
 #include "core/container/containers.h"
@@ -176,20 +177,6 @@ void prune(const Engine &engine, Exchange &x) {
     json::value names = deleted.empty() ? json::value(nullptr) : json::value(std::move(deleted));
     reply(x, 200, {{"ImagesDeleted", std::move(names)}, {"SpaceReclaimed", reclaimed}});
 }
-
-/// A call of the registry driver that ends with the client.
-struct RegistryCall {
-    CancelSource cancel;
-    HangupWatch watch;
-    CallScope call;
-    RegistryCall(const Engine &engine, Exchange &x)
-        : watch(x.connection, cancel), call([&] {
-              CallScope::Settings settings;
-              settings.cancel = &cancel;
-              settings.timeout_ns = engine.settings->engine().call_timeout_ns;
-              return settings;
-          }()) {}
-};
 
 void search(const Engine &engine, Exchange &x) {
     const std::string &term = x.request.arg("term");

@@ -1,5 +1,6 @@
 // /gantry/v1/mirror and images/verify: where images come from, how those places do, and who vouches for what.
 #include "core/api/dialect.h"
+#include "core/api/registry_call.h"
 #include "core/api/render.h"
 #include "core/image/images.h"
 #include "core/image/trust.h"
@@ -19,20 +20,6 @@ namespace {
 
 constexpr size_t kMaxRegistries = 64; // tested by one request
 constexpr size_t kMaxKeys = 64;       // of a verification
-
-/// A call of the registry driver that ends with the client.
-struct RegistryCall {
-    CancelSource cancel;
-    HangupWatch watch;
-    CallScope call;
-    RegistryCall(const Engine &engine, Exchange &x)
-        : watch(x.connection, cancel), call([&] {
-              CallScope::Settings settings;
-              settings.cancel = &cancel;
-              settings.timeout_ns = engine.settings->engine().call_timeout_ns;
-              return settings;
-          }()) {}
-};
 
 json::object endpoint_json(const EndpointLine &line, const std::string &registry) {
     return {{"Registry", line.registry.empty() ? registry : line.registry},
