@@ -258,17 +258,15 @@ void reap() {
 
 // ---- commands ----
 
-/// The only cgroup to be in, if that is one of version 2; otherwise -1.
+/// The cgroup of version 2 to be in, or -1.
 int unified_group() {
-    plan::Cursor c(prepare_plan, plan::kCgroupDir);
-    if (!c.next()) return -1;
-    Path path;
-    path.add(c.view().text(0));
-    if (c.next()) return -1;
-    int fd = open(path.c(), O_PATH | O_DIRECTORY | O_CLOEXEC);
-    struct statfs fs;
-    if (fd >= 0 && (fstatfs(fd, &fs) != 0 || fs.f_type != 0x63677270)) close(fd), fd = -1;
-    return fd;
+    for (plan::Cursor c(prepare_plan, plan::kCgroupDir); c.next();) {
+        int fd = open(c.view().text(0), O_PATH | O_DIRECTORY | O_CLOEXEC);
+        struct statfs fs;
+        if (fd >= 0 && fstatfs(fd, &fs) == 0 && fs.f_type == 0x63677270) return fd;
+        if (fd >= 0) close(fd);
+    }
+    return -1;
 }
 
 void prepare(int engine, int *fds) {
@@ -304,8 +302,7 @@ void prepare(int engine, int *fds) {
     clone.flags = flags | CLONE_PIDFD;
     clone.pidfd = uint64_t(uintptr_t(&child_pidfd));
     clone.exit_signal = SIGCHLD;
-    // Born in its cgroup, a process does not pay for being moved there: writing to cgroup.procs after a
-    // quiet time waits 8-11 ms for an RCU grace period. Only cgroup v2 can do that.
+    // Born in its cgroup, a process does not pay for being moved there; only version 2 can do that.
     int group = unified_group();
     if (group >= 0) {
         clone.flags |= CLONE_INTO_CGROUP;

@@ -72,7 +72,7 @@ struct ChildArgs {
     const char *prepare; // plan with namespaces and cgroups
     int control;         // to the supervisor
     int target_pidfd;    // exec: namespaces to join
-    bool placed;         // in its cgroup already
+    bool placed;         // in its cgroup of version 2 already
 };
 [[noreturn]] void child_main(const ChildArgs &args);
 /// Reports to the supervisor and ends the child.
