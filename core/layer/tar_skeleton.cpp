@@ -98,7 +98,11 @@ class Walker {
     }
     /// Told the name of every entry, before its content.
     std::function<void(const std::string &)> on_name;
-    bool at_end() const { return state_ == State::kEnd || (state_ == State::kHeader && left_ == kBlock); }
+    /// Between entries, behind the last, or behind a last file that lacks its padding.
+    bool at_end() const {
+        return state_ == State::kEnd || (state_ == State::kHeader && left_ == kBlock) ||
+               (state_ == State::kPadding && meta_type_ == 0);
+    }
 
   private:
     enum class State { kHeader, kSparse, kMeta, kContent, kInline, kPadding, kEnd };

@@ -15,6 +15,7 @@
 #include <archive.h>
 #include <archive_entry.h>
 #include <fcntl.h>
+#include <functional>
 #include <locale.h>
 #include <map>
 #include <sched.h>
@@ -49,9 +50,9 @@ struct Meta {
 class TreeWriter {
   public:
     TreeWriter(int root_fd, gantry_whiteout whiteout, const UnpackLimits &limits, archive *reader,
-               LayerRecord *record)
+               LayerRecord *record, std::function<bool()> source_ended)
         : root_(root_fd), tree_(root_fd), whiteout_(whiteout), limits_(limits), reader_(reader),
-          record_(record) {}
+          record_(record), source_ended_(std::move(source_ended)) {}
 
     void entry(archive_entry *e) {
         const char *raw = archive_entry_pathname(e);
@@ -91,6 +92,9 @@ class TreeWriter {
         }
     }
     uint64_t entries() const { return entries_; }
+    /// The archive ended with the last byte of a file, without the padding behind it. Some makers of layers
+    /// write that (umoci insert), and others read it; nothing is lost.
+    bool cut() const { return cut_; }
 
   private:
     using Place = RootedTree::Place;
@@ -208,7 +212,7 @@ class TreeWriter {
 
     void copy_data(int fd, archive_entry *e) {
         const int64_t size = archive_entry_size(e);
-        int64_t end = 0;
+        int64_t end = 0, got = 0;
         sum_.begin();
         for (;;) {
             const void *data = nullptr;
@@ -216,12 +220,17 @@ class TreeWriter {
             la_int64_t offset = 0;
             const int result = archive_read_data_block(reader_, &data, &length, &offset);
             if (result == ARCHIVE_EOF) break;
+            if (result != ARCHIVE_OK && got == size && source_ended_()) {
+                cut_ = true;
+                break;
+            }
             if (result != ARCHIVE_OK)
                 throw Error(ErrorClass::kDataLoss,
                             "unpack entry " + name_.substr(0, 200) + ": " + reader_error());
             if (length > 0 && (offset < 0 || offset + static_cast<int64_t>(length) > size))
                 refuse(name_, "its sparse map goes beyond its size");
             if (record_) sum_.add(static_cast<uint64_t>(offset), data, length);
+            got += static_cast<int64_t>(length);
             const char *bytes = static_cast<const char *>(data);
             while (length > 0) {
                 const ssize_t n = ::pwrite(fd, bytes, length, offset);
@@ -446,18 +455,24 @@ class TreeWriter {
     std::map<std::string, timespec> directory_times_;
     std::unordered_set<std::string> mine_;
     uint64_t entries_ = 0;
+    std::function<bool()> source_ended_;
+    bool cut_ = false;
 };
 
 struct PipeReader {
     BytePipe &pipe;
     BytePipe::Buffer buffer{};
+    bool ended = false;
     std::exception_ptr error{};
 };
 
 la_ssize_t read_pipe(archive *reader, void *ctx, const void **bytes) {
     auto &from = *static_cast<PipeReader *>(ctx);
     try {
-        if (!from.pipe.pop(from.buffer)) return 0;
+        if (!from.pipe.pop(from.buffer)) {
+            from.ended = true;
+            return 0;
+        }
         *bytes = from.buffer.bytes.get();
         return static_cast<la_ssize_t>(from.buffer.size);
     } catch (...) {
@@ -495,7 +510,7 @@ uint64_t write_tree(BytePipe &pipe, int root_fd, gantry_whiteout whiteout, const
                     std::string("read layer tar: ") + (text ? text : "damaged archive"));
     };
     check(archive_read_open(reader.get(), &from, nullptr, read_pipe, nullptr));
-    TreeWriter writer(root_fd, whiteout, limits, reader.get(), record);
+    TreeWriter writer(root_fd, whiteout, limits, reader.get(), record, [&from] { return from.ended; });
     try {
         for (;;) {
             archive_entry *entry = nullptr;
@@ -504,6 +519,7 @@ uint64_t write_tree(BytePipe &pipe, int root_fd, gantry_whiteout whiteout, const
             check(result);
             writer.entry(entry);
             failpoint("unpack.entry");
+            if (writer.cut()) break;
         }
     } catch (...) {
         if (from.error) std::rethrow_exception(from.error); // the cause, not "truncated archive"

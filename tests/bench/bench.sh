@@ -27,7 +27,7 @@ if [ -z "${GANTRY_BENCH_DIR:-}" ]; then
   trap clean EXIT; trap 'exit 130' INT TERM
   # Images are made out here, where the network is.
   (set -- "$BUILD"; . "$HERE/../e2e/lib.sh"; story_layout)
-  case " $* " in *" full "* | *" big "*) "$HERE/big_image.sh" "${GANTRY_TEST_CACHE:-/var/tmp/gantry-test-cache}-bench" ;; esac
+  case " $* " in *" full "* | *" big "* | *" zstd "*) "$HERE/big_image.sh" "${GANTRY_TEST_CACHE:-/var/tmp/gantry-test-cache}-bench" ;; esac
   unshare --mount --net --ipc --pid --fork --kill-child=SIGKILL --mount-proc --propagation private "$0" "$@" & GANTRY_BENCH_INIT=$!
   status=0; wait $GANTRY_BENCH_INIT || status=$?
   GANTRY_BENCH_INIT=
@@ -53,9 +53,16 @@ need docker dockerd podman runc docker-registry umoci skopeo python3 mkfs.ext4
 start_registry
 push_busybox library/busybox:latest
 push_story library/debian:12
-case "$MODE $*" in full | full\ | *big*)
-  "$BENCH/big_image.sh" "$BENCH_CACHE"
-  skopeo --insecure-policy copy -q --dest-tls-verify=false "oci:$BENCH_CACHE/big/oci:big" "docker://$REGISTRY/library/big:1" ;;
+put() { skopeo --insecure-policy copy -q --dest-tls-verify=false "oci:$BENCH_CACHE/$1/oci:$1" "docker://$REGISTRY/library/$1:1"; }
+case "$MODE $*" in full | full\ | *big*) put big ;; esac
+case "$MODE $*" in full | full\ | *small*) "$BENCH/small_image.sh" "$BENCH_CACHE"; put small ;; esac
+case "$MODE $*" in full | full\ | *zstd*)
+  [ -e "$BENCH_CACHE/bigz/done" ] || { # the large image again, its layers compressed anew
+    rm -rf "$BENCH_CACHE/bigz"; mkdir -p "$BENCH_CACHE/bigz"
+    skopeo --insecure-policy copy -q --dest-compress-format zstd --dest-compress "oci:$BENCH_CACHE/big/oci:big" "oci:$BENCH_CACHE/bigz/oci:bigz"
+    cp "$BENCH_CACHE/big/size" "$BENCH_CACHE/bigz/size"; touch "$BENCH_CACHE/bigz/done"
+  }
+  put bigz ;;
 esac
 export REGISTRY BUILD MODE
 python3 "$BENCH/measure.py" "$T" "$@"

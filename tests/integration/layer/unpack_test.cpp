@@ -285,6 +285,20 @@ TEST(Unpack, TruncationAndDamageAreErrors) {
     EXPECT_THROW(unpack(std::string(5000, 'z'), out.path, GANTRY_WHITEOUT_OVERLAY), Error);
 }
 
+TEST(Unpack, TheLastFilesPaddingMayBeMissing) {
+    const std::string tar = Tar().file("a", std::string(5000, 'x')).file("b", std::string(3000, 'y')).done();
+    const size_t whole = 512 + 5120 + 512 + 3000;
+    for (const size_t cut : {whole, whole + 50}) {
+        TempDir out;
+        const auto result = unpack(tar.substr(0, cut), out.path, GANTRY_WHITEOUT_OVERLAY);
+        EXPECT_EQ(result.entries, 2u);
+        EXPECT_EQ(result.diff_id, sha256_of(tar.substr(0, cut)));
+        EXPECT_EQ(read_file(out.path + "/b"), std::string(3000, 'y'));
+    }
+    TempDir out;
+    EXPECT_THROW(unpack(tar.substr(0, whole - 1), out.path, GANTRY_WHITEOUT_OVERLAY), Error);
+}
+
 TEST(Unpack, PaddingAndTrailingBytesCountForTheDigest) {
     TempDir out;
     const std::string tar = Tar().file("a").done(1 << 20);

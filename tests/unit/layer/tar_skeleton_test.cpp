@@ -88,6 +88,15 @@ TEST_F(TarSkeletonTest, WhatComesAfterTheEndIsKept) {
         "echo a > in/a; head -c 100000 /dev/urandom > in/z; tar -C in -cf t.tar .; echo trailing >> t.tar");
 }
 
+TEST_F(TarSkeletonTest, TheLastFilesPaddingMayBeMissing) {
+    shell("head -c 300000 /dev/urandom | tee in/z > out/z; tar --format=ustar -C in -cf t.tar z; truncate -s "
+          "300512 t.tar");
+    const std::string tar = read_file(base + "/t.tar", 1 << 20);
+    ASSERT_TRUE(note(tar, 4096));
+    EXPECT_EQ(sha256_of(again(sha256_of(tar))), sha256_of(tar));
+    EXPECT_FALSE(note(tar.substr(0, 300'511), 4096)) << "the file itself is cut";
+}
+
 TEST_F(TarSkeletonTest, ANameThatComesTwiceHasNone) {
     shell("echo a > in/a; tar -C in -cf t.tar a; echo b > in/a; tar -C in -rf t.tar ./a");
     EXPECT_FALSE(note(read_file(base + "/t.tar"), 4096));
