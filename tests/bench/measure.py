@@ -90,6 +90,7 @@ class Engine:
     def unmount(self):
         if os.path.ismount(self.mount):
             subprocess.run(["umount", "-R", self.mount], check=True)
+            self.image.write_bytes(b"")  # or it would be written to the disk while the next engine is measured
 
     def spawn(self, command, ready):
         log = open(self.dir / "log", "a")
@@ -370,7 +371,10 @@ def pushes(label, image, rounds):
     GANTRY.call(*GANTRY.pull(image))
     for n in range(rounds):
         name = f"pushed{n}"
-        GANTRY.call("run", "--name", name, image, "sh", "-c", f"echo {os.getpid()} {n} > /changed")
+        # The large image is cut down by size alone: nothing in it need run.
+        GANTRY.call("create", "--name", name, image, "true")
+        (GANTRY.dir / "changed").write_text(f"{os.getpid()} {n}\n")
+        GANTRY.call("cp", str(GANTRY.dir / "changed"), f"{name}:/changed")
         GANTRY.call("commit", name, f"{target}:{name}")
         GANTRY.call("rm", name)
         took.append(GANTRY.timed("push", "-q", f"{target}:{name}")[0] * 1000)
