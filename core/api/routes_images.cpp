@@ -214,6 +214,20 @@ void search(const Engine &engine, Exchange &x) {
     reply(x, 200, out);
 }
 
+void registry_tags(const Engine &engine, Exchange &x) {
+    const std::string &name = x.request.arg("name");
+    if (name.empty()) throw Error(ErrorClass::kInvalidArgument, "list tags: name is needed");
+    const ImageReference ref = reference_of(engine, name, "", false);
+    if (!ref.tag.empty() || !ref.digest.empty())
+        throw Error(ErrorClass::kInvalidArgument, "list tags: " + name + " names a tag already");
+    RegistryCall call(engine, x);
+    json::array tags;
+    for (std::string &tag : engine.plugins->registry()->tags(
+             call.call, {ref.registry, ref.repository, "", ""}, credential_of(engine, x, name, ref)))
+        tags.emplace_back(std::move(tag));
+    reply(x, 200, {{"Name", ref.registry + "/" + ref.repository}, {"Tags", std::move(tags)}});
+}
+
 void distribution(const Engine &engine, Exchange &x) {
     const ImageReference ref = reference_of(engine, x.request.params[0], "", true);
     RegistryCall call(engine, x);
@@ -252,6 +266,7 @@ void add_image_routes(Router &router, const Engine &e) {
         reply(x, 200, render_image(e, e.images->get(x.request.params[0]), x.request.api_minor));
     });
     router.add("GET", "/images/search", [&e](Exchange &x) { search(e, x); });
+    router.add("GET", "/gantry/v1/images/tags", [&e](Exchange &x) { registry_tags(e, x); });
     router.add("GET", "/distribution/{name...}/json", [&e](Exchange &x) { distribution(e, x); });
     router.add("GET", "/images/{name...}/history", [&e](Exchange &x) { history(e, x); });
     router.add("POST", "/images/{name...}/push", [&e](Exchange &x) { push(e, x); });

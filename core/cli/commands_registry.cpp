@@ -168,10 +168,28 @@ int push_command(Invocation &invocation) {
     return 0;
 }
 
+int list_tags(Invocation &invocation, const std::string &name, int64_t limit) {
+    const json::value found =
+        invocation.client.call({.target = "/gantry/v1/images/tags?name=" + url_encode(name),
+                                .headers = {{"X-Registry-Auth", registry_auth_header(registry_of(name))}}});
+    std::vector<json::object> rows;
+    for (const json::value &tag : array_of(found.at("Tags"))) {
+        if (limit > 0 && rows.size() == size_t(limit)) break;
+        rows.push_back({{"Name", name}, {"Tag", tag}});
+    }
+    print_list(rows, {"{{.Name}}\t{{.Tag}}", {{"Name", "NAME"}, {"Tag", "TAG"}}},
+               invocation.flags.get("format"));
+    return 0;
+}
+
 int search_command(Invocation &invocation) {
     const ParsedFlags &flags = invocation.flags;
     const std::string &term = invocation.args[0];
     const int64_t limit = flags.integer("limit", 0);
+    if (flags.is_set("list-tags")) {
+        if (flags.is_set("filter")) throw FlagError{"--filter does not go with --list-tags"};
+        return list_tags(invocation, term, limit);
+    }
     std::string path = "/images/search?term=" + url_encode(term);
     if (limit) path += "&limit=" + std::to_string(limit);
     if (const std::string filter = filter_query(flags); !filter.empty()) path += "&" + filter;
@@ -208,6 +226,7 @@ constexpr Flag kSearchFlags[] = {
     {"filter", 'f', kList, "Filter output based on conditions provided", "filter"},
     {"format", 0, kString, "Format output using a Go template, 'table TEMPLATE' or 'json'"},
     {"limit", 0, kInt, "Max number of search results"},
+    {"list-tags", 0, kBool, "List the tags of the repository TERM in its registry"},
     {"no-trunc", 0, kBool, "Don't truncate output"}};
 
 } // namespace

@@ -5,7 +5,12 @@
 #include <boost/json.hpp>
 
 #include <algorithm>
+#include <cstdlib>
+#include <exception>
 #include <functional>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 namespace gantry::oci {
 namespace {
@@ -92,6 +97,33 @@ std::optional<Challenge> parse_challenge(const HttpResponse &response) {
     return best;
 }
 
+/// One call asks, the others wait for its end.
+struct Authenticator::Flight {
+    Flight() : event(::eventfd(0, EFD_CLOEXEC)) {
+        if (event < 0) throw Error::from_errno(errno, "make an event");
+    }
+    ~Flight() { ::close(event); }
+    Flight(const Flight &) = delete;
+    Flight &operator=(const Flight &) = delete;
+
+    /// Returns when the token was stored or its asker gave up; throws what it met, and when `call` is over.
+    void wait(const Call &call) {
+        pollfd ends[] = {{event, POLLIN, 0}, {call.cancel_fd(), POLLIN, 0}};
+        while (::poll(ends, 2, call.remaining_ms()) < 0 && errno == EINTR) {
+        }
+        if (ends[0].revents == 0) call.check("wait for a token");
+        if (ends[0].revents != 0 && failed) std::rethrow_exception(failed);
+    }
+    void end(std::exception_ptr with) {
+        failed = std::move(with);
+        const uint64_t one = 1; // stays readable for all
+        if (::write(event, &one, sizeof one) < 0) std::abort();
+    }
+
+    const int event;
+    std::exception_ptr failed; // written before the event
+};
+
 std::string Authenticator::known(const std::string &endpoint, const std::string &scope,
                                  const EndpointCredential &who) {
     if (!who.registry_token.empty()) return "Bearer " + who.registry_token;
@@ -115,13 +147,48 @@ std::string Authenticator::answer(const Call &call, const Route &route, const st
                                   const EndpointCredential &who, const HttpResponse &unauthorized,
                                   const std::string &shown) {
     const std::string key = key_of(route.base, scope, who);
-    if (!shown.empty()) {
-        // Another transfer may have renewed it meanwhile; else it is worthless, however long it claimed.
-        std::lock_guard lock(mutex_);
-        const auto found = tokens_.find(key);
-        if (found != tokens_.end() && found->second.value != shown) return found->second.value;
-        if (found != tokens_.end()) tokens_.erase(found);
+    std::shared_ptr<Flight> flight;
+    while (!flight) {
+        std::shared_ptr<Flight> other;
+        {
+            std::lock_guard lock(mutex_);
+            // Another transfer may have renewed it meanwhile; else it is worthless, however long it claimed.
+            const auto found = tokens_.find(key);
+            if (found != tokens_.end() && found->second.value != shown) return found->second.value;
+            if (found != tokens_.end()) tokens_.erase(found);
+            auto &current = flights_[key];
+            if (current) {
+                other = current;
+            } else {
+                current = flight = std::make_shared<Flight>();
+            }
+        }
+        if (other) other->wait(call);
     }
+    const auto land = [&](std::exception_ptr failed) {
+        std::lock_guard lock(mutex_);
+        flights_.erase(key);
+        flight->end(std::move(failed));
+    };
+    try {
+        std::string value = ask(call, route, scope, who, unauthorized, key);
+        land(nullptr);
+        return value;
+    } catch (const Error &error) {
+        // Who gave up speaks for himself alone.
+        const bool own =
+            error.error_class() == ErrorClass::kCancelled || error.error_class() == ErrorClass::kDeadline;
+        land(own ? nullptr : std::current_exception());
+        throw;
+    } catch (...) {
+        land(nullptr);
+        throw;
+    }
+}
+
+std::string Authenticator::ask(const Call &call, const Route &route, const std::string &scope,
+                               const EndpointCredential &who, const HttpResponse &unauthorized,
+                               const std::string &key) {
     const auto challenge = parse_challenge(unauthorized);
     if (!challenge)
         throw Error(ErrorClass::kPermissionDenied, "HTTP 401 without a challenge that gantry understands");

@@ -6,6 +6,7 @@
 #include <gantry/registry.hpp>
 
 #include <map>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -41,8 +42,9 @@ class Authenticator {
 
     /// Header value known to work, or "".
     std::string known(const std::string &endpoint, const std::string &scope, const EndpointCredential &who);
-    /// Answers a 401 of that endpoint itself to a request that showed `shown` ("" nothing). Throws
-    /// kPermissionDenied when the credentials cannot satisfy it.
+    /// Answers a 401 of that endpoint itself to a request that showed `shown` ("" nothing). Calls that need
+    /// the same token at once ask for it once. Throws kPermissionDenied when the credentials cannot satisfy
+    /// it.
     std::string answer(const Call &call, const Route &route, const std::string &scope,
                        const EndpointCredential &who, const HttpResponse &unauthorized,
                        const std::string &shown = {});
@@ -61,12 +63,16 @@ class Authenticator {
     };
     Answer fetch_token(const Call &call, const Route &route, const Challenge &challenge,
                        const EndpointCredential &who, bool offline);
+    struct Flight;
+    std::string ask(const Call &call, const Route &route, const std::string &scope,
+                    const EndpointCredential &who, const HttpResponse &unauthorized, const std::string &key);
     void keep(const std::string &key, const Token &token);
 
     HttpClient &http_;
     std::mutex mutex_;
     std::map<std::string, Token> tokens_;
-    std::map<std::string, std::string> rotated_; // endpoint and identity token -> its successor
+    std::map<std::string, std::shared_ptr<Flight>> flights_; // tokens that are being asked for
+    std::map<std::string, std::string> rotated_;             // endpoint and identity token -> its successor
 };
 
 } // namespace gantry::oci

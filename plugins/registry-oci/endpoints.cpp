@@ -157,11 +157,12 @@ std::vector<Endpoint> EndpointTable::list(const std::string &registry) const {
     }
     origin.tls = tls_of(host.access, origin.url);
     origin.proxy = proxy_of(host.access, nullptr);
-    if (host.url.empty() && !host.plain_http && is_loopback_host(registry)) {
-        origin.http_possible = true;
-        // Who could answer in its place is root here already; Docker trusts loopback alike.
-        if (origin.tls.ca_file.empty() && origin.tls.ca_pem.empty()) origin.tls.skip_verify = true;
-    }
+    // Who could answer in its place is root here already; Docker trusts loopback alike. Certificates that are
+    // configured for it say that it speaks https, and whom to believe.
+    const TlsSettings &tls = origin.tls;
+    if (host.url.empty() && !host.plain_http && is_loopback_host(registry) && tls.ca_file.empty() &&
+        tls.ca_pem.empty() && tls.client_cert.empty())
+        origin.http_possible = origin.tls.skip_verify = true;
     out.push_back(std::move(origin));
     return out;
 }

@@ -318,11 +318,21 @@ HttpResponse HttpClient::Impl::once(const Call &call, const HttpRequest &request
                 std::to_string(t.header_bytes > kMaxHeaderBytes ? kMaxHeaderBytes : request.max_body) +
                 " bytes",
             false);
-    if (result != CURLE_OK)
-        throw TransportError(*error ? error : curl_easy_strerror(result), is_tls_failure(result),
+    if (result != CURLE_OK) {
+        std::string why = *error ? error : curl_easy_strerror(result);
+        // TLS 1.3 lets a client speak before the server has judged its certificate.
+        const bool refused =
+            why.find("certificate required") != why.npos || why.find("alert bad certificate") != why.npos;
+        if (refused) why += ": the server wants a client certificate that it knows (client_cert, client_key)";
+        const bool login = why.find("response 407") != why.npos;
+        if (login) why += ": the proxy wants a login (user and password in its URL)";
+        const bool settled =
+            refused || login || (is_tls_failure(result) && result != CURLE_SSL_CONNECT_ERROR); // cut, perhaps
+        throw TransportError(why, settled,
                              result != CURLE_COULDNT_RESOLVE_HOST && result != CURLE_COULDNT_CONNECT &&
                                  result != CURLE_COULDNT_RESOLVE_PROXY &&
-                                 result != CURLE_OPERATION_TIMEDOUT && !is_tls_failure(result));
+                                 result != CURLE_OPERATION_TIMEDOUT && !settled && !is_tls_failure(result));
+    }
     return std::move(t.response);
 }
 

@@ -60,9 +60,9 @@ struct HttpRequest {
 
 /// The transport failed (no connection, cut, stalled); no complete HTTP answer.
 struct TransportError : Error {
-    TransportError(std::string message, bool tls_failed, bool passes = false)
-        : Error(ErrorClass::kUnavailable, std::move(message)), tls(tls_failed), may_pass(passes) {}
-    bool tls;
+    TransportError(std::string message, bool is_settled, bool passes = false)
+        : Error(ErrorClass::kUnavailable, std::move(message)), settled(is_settled), may_pass(passes) {}
+    bool settled;  // certificates or a proxy's login: only another configuration helps
     bool may_pass; // there was a connection: asking again may help
 };
 /// The sink threw: carries its exception past the fallback logic.

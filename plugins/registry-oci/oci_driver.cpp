@@ -139,6 +139,7 @@ OciDriver::Failure OciDriver::judge(const Endpoint &endpoint, const HttpResponse
     const std::string from = origin_of(response.url);
     const bool redirected = !response.url.empty() && from != origin_of(f.where);
     if (redirected) f.why += " from " + from + " where it sends its clients";
+    if (response.status == 407) f.why += ", the proxy wants a login (user and password in the proxy's URL)";
     if (response.status == 404) f.error_class = ErrorClass::kNotFound;
     // Elsewhere it is the signature in the URL that has expired: the registry makes a new one.
     if ((response.status == 401 || response.status == 403) && !redirected)

@@ -76,6 +76,7 @@ class OciDriver::Download {
     std::set<std::string> refused_;  // 404 and the like: asking again cannot help
     std::set<std::string> tried_;    // in this round
     std::set<std::string> whole_;    // ignores ranges
+    std::set<std::string> plain_;    // of those: refuses requests for one
     std::set<std::string> was_slow_; // left for it once, which is enough
     bool avoided_ = false, explore_ = true;
     int64_t soonest_ns_ = 0; // Retry-After of the first one that may be asked again
@@ -222,7 +223,7 @@ bool OciDriver::Download::attempt(const Choice &choice) {
     begun_ns_ = sink_ns_ = window_sink_ns_ = 0;
     HttpRequest wanted;
     if (fetch_.is_manifest) wanted.headers.push_back(kManifestAccept);
-    if (at_ > 0 || fetch_.length)
+    if ((at_ > 0 || fetch_.length) && !(choice.whole && plain_.contains(e.url)))
         wanted.headers.push_back("Range: bytes=" + std::to_string(at_) + "-" +
                                  (fetch_.length ? std::to_string(end_ - 1) : ""));
     wanted.sink = [&](const HttpResponse &head, const void *data, size_t size) {
@@ -240,9 +241,17 @@ bool OciDriver::Download::attempt(const Choice &choice) {
         measure();
         const bool good = response.status == 200 || response.status == 206;
         uint64_t start = 0, total = 0;
-        if (ignored_range_) {
+        // A byte that must be there, by the size of the blob: it knows no ranges, or it is another blob. From
+        // the beginning it may still serve, and its size then tells.
+        const bool refused_range = response.status == 416 && at_ < end_ && plain_.insert(e.url).second;
+        if (refused_range) d_.health_.ignores_ranges(e.url, true);
+        if (ignored_range_ || refused_range) {
             whole_.insert(e.url);
-            failures_.push_back({ErrorClass::kUnsupported, d_.spoken_url(e), "does not serve ranges", 0});
+            failures_.push_back({ErrorClass::kUnsupported, d_.spoken_url(e),
+                                 refused_range
+                                     ? "refuses to begin at byte " + std::to_string(at_) + " (HTTP 416)"
+                                     : "does not serve ranges",
+                                 0});
             if (!parallel_) tried_.erase(e.url); // again, when nobody else is left
             return false;
         }

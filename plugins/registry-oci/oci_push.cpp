@@ -156,7 +156,9 @@ HttpResponse OciDriver::Upload::ask_patiently(const std::function<HttpRequest()>
         } catch (const SinkStopped &stopped) {
             std::rethrow_exception(stopped.why);
         } catch (const TransportError &error) {
-            trouble({ErrorClass::kUnavailable, to_.url, error.message(), 0});
+            const Failure failure{ErrorClass::kUnavailable, to_.url, error.message(), 0};
+            if (error.settled) throw combined(doing_, {failure});
+            trouble(failure);
         }
     }
 }

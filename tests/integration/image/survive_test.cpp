@@ -139,6 +139,7 @@ TEST_F(Survive, OneIncidentCostsAtMostOneChunk) {
                                {"stall", {}, kChunk},
                                {"ignores Range after a cut", {}, at + kChunk},
                                {"wrong Content-Range after a cut", {}, at + kChunk},
+                               {"416 after a cut", {}, at + kChunk},
                                {"503", {}, 0},
                                {"429", {}, 0},
                                {"cut, then 503", {}, kChunk},
@@ -160,6 +161,7 @@ TEST_F(Survive, OneIncidentCostsAtMostOneChunk) {
             } else if (r.number == 2) {
                 fault.ignore_range = what.starts_with("ignores");
                 fault.wrong_range = what.starts_with("wrong");
+                if (what.starts_with("416")) fault.status = 416;
                 if (what == "cut, then 503") fault.status = 503;
             }
             return fault;

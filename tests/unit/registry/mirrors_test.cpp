@@ -330,6 +330,36 @@ TEST(OciFetch, EndpointsThatIgnoreRangesComeLastForThem) {
     EXPECT_TRUE(got.bytes == kBlob);
 }
 
+TEST(OciFetch, WhoRefusesRangesIsAskedForTheWholeWhenNobodyElseIsLeft) {
+    std::atomic<int> asked{0};
+    FaultServer server([&](const FaultRequest &request) {
+        if (!request.header("range").empty()) return status_reply(416);
+        FaultReply out = blob_reply(request);
+        if (++asked == 1) out.cut_after = 100'000;
+        return out;
+    });
+    {
+        OciDriver driver(with_mirrors("docker.io", {}, server.url()));
+        TestCall call;
+        Received got;
+        driver.fetch(call, blob_fetch("docker.io"), got.sink());
+        EXPECT_TRUE(got.bytes == kBlob);
+        const auto seen = server.seen();
+        ASSERT_EQ(seen.size(), 3u); // cut, refused, from the beginning
+        EXPECT_EQ(seen[1].header("range"), "bytes=100000-");
+        EXPECT_EQ(seen[2].header("range"), "");
+    }
+    asked = 0;
+    FaultServer origin([](const FaultRequest &request) { return blob_reply(request); });
+    OciDriver driver(with_mirrors("docker.io", {server.url()}, origin.url()));
+    TestCall call;
+    Received got;
+    driver.fetch(call, blob_fetch("docker.io"), got.sink());
+    EXPECT_TRUE(got.bytes == kBlob);
+    EXPECT_EQ(got.endpoints, (std::vector<std::string>{server.url(), origin.url()}));
+    EXPECT_EQ(origin.seen().at(0).header("range"), "bytes=100000-");
+}
+
 TEST(OciFetch, ABlobOfAnotherSizeIsNotTaken) {
     FaultServer shorter([](const FaultRequest &) {
         return FaultReply{200, kBlob.substr(0, 1000), {}, std::string::npos, false};

@@ -121,6 +121,91 @@ TEST(OciAuth, BearerTokenIsFetchedOnceAndCached) {
     EXPECT_EQ(seen[0].header("authorization"), "");
 }
 
+TEST(OciAuth, CallsAtOnceAskForOneToken) {
+    constexpr int kCalls = 6;
+    std::atomic<int> refused{0}, tokens{0};
+    std::atomic<bool> deny{false};
+    FaultServer *self = nullptr;
+    FaultServer server([&](const FaultRequest &request) -> FaultReply {
+        if (request.path.starts_with("/token")) {
+            ++tokens;
+            while (refused < kCalls) // all wait for this one
+                std::this_thread::yield();
+            if (deny) return {401, "", {}, std::string::npos, false};
+            return {200, R"({"token":"T0K","expires_in":300})", {}, std::string::npos, false};
+        }
+        if (request.header("authorization") == "Bearer T0K") return manifest_reply();
+        ++refused;
+        return {401,
+                "",
+                {{"WWW-Authenticate", "Bearer realm=\"" + self->url() +
+                                          "/token\",service=\"reg\",scope=\"repository:a/b:pull\""}},
+                std::string::npos,
+                false};
+    });
+    self = &server;
+    const auto all_at_once = [&](OciDriver &driver) {
+        std::atomic<int> good{0};
+        std::vector<std::jthread> callers;
+        for (int i = 0; i < kCalls; ++i)
+            callers.emplace_back([&] {
+                TestCall call;
+                try {
+                    driver.resolve(call, {server.host(), "a/b", "x", ""}, std::nullopt, nullptr);
+                    ++good;
+                } catch (const Error &error) {
+                    EXPECT_EQ(error.error_class(), ErrorClass::kPermissionDenied) << error.message();
+                }
+            });
+        callers.clear();
+        return good.load();
+    };
+    OciDriver driver{Options{}};
+    EXPECT_EQ(all_at_once(driver), kCalls);
+    EXPECT_EQ(tokens, 1);
+    refused = tokens = 0;
+    deny = true;
+    OciDriver other{Options{}};
+    EXPECT_EQ(all_at_once(other), 0);
+    EXPECT_GE(tokens, 1);
+}
+
+TEST(OciAuth, WhoWaitsForATokenMayGiveUpAlone) {
+    std::atomic<int> refused{0};
+    std::atomic<bool> go{false};
+    FaultServer *self = nullptr;
+    FaultServer server([&](const FaultRequest &request) -> FaultReply {
+        if (request.path.starts_with("/token")) {
+            go.wait(false);
+            return {200, R"({"token":"T0K","expires_in":300})", {}, std::string::npos, false};
+        }
+        if (request.header("authorization") == "Bearer T0K") return manifest_reply();
+        ++refused;
+        refused.notify_all();
+        return {401,
+                "",
+                {{"WWW-Authenticate", "Bearer realm=\"" + self->url() + "/token\",service=\"reg\""}},
+                std::string::npos,
+                false};
+    });
+    self = &server;
+    OciDriver driver{Options{}};
+    const RegistryReference ref{server.host(), "a/b", "x", ""};
+    TestCall patient, impatient;
+    std::jthread first(
+        [&] { EXPECT_EQ(driver.resolve(patient, ref, std::nullopt, nullptr).digest, kManifestDigest); });
+    refused.wait(0);
+    std::jthread second([&] {
+        EXPECT_EQ(error_of([&] { driver.resolve(impatient, ref, std::nullopt, nullptr); }).error_class(),
+                  ErrorClass::kCancelled);
+    });
+    refused.wait(1);
+    impatient.cancel();
+    second.join(); // though the token service has not answered yet
+    go = true;
+    go.notify_all();
+}
+
 TEST(OciAuth, BasicChallengeAndRefusal) {
     FaultServer server([&](const FaultRequest &request) -> FaultReply {
         if (request.header("authorization") == "Basic dTpw") return manifest_reply();
