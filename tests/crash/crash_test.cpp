@@ -9,6 +9,7 @@
 #include "core/config/config.h"
 #include "core/events/events.h"
 #include "core/image/images.h"
+#include "core/image/transfer.h"
 #include "core/layer/migrate.h"
 #include "core/layer/record.h"
 #include "core/store/db.h"
@@ -179,6 +180,25 @@ const Operation kOperations[] = {
                          CancelSource());
      },
      [](Life &l) { expect(l.file(l.images.get("imported").top_layer, "a/b") == "imported", "its file"); }},
+    {"load", [](Life &) {},
+     [](Life &l) {
+         const std::string layer = Tar().dir("a").file("a/b", "loaded").done();
+         const std::string config =
+             R"({"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":[")" +
+             sha256_of(layer) + R"("]}})";
+         const std::string tar = Tar()
+                                     .file("l.tar", layer)
+                                     .file("c.json", config)
+                                     .file("manifest.json", R"([{"Config":"c.json","RepoTags":["loaded:1"],)"
+                                                            R"("Layers":["l.tar"]}])")
+                                     .done();
+         ImageTransfer(l.images).load(source_of(tar), {}, CancelSource(), [](const PullProgress &) {});
+     },
+     [](Life &l) {
+         expect(l.file(l.images.get("loaded:1").top_layer, "a/b") == "loaded", "its file");
+         const std::string spool = l.root + "/content/spool";
+         expect(!path_exists(spool) || list_directory(spool).empty(), "nothing is left in the spool");
+     }},
     {"container", [](Life &l) { l.pull(); },
      [](Life &l) {
          if (!l.container_layer().empty()) return;
