@@ -2,7 +2,7 @@
 # save, load and image copy: gantry's archives are read by other tools and theirs by gantry, with equal digests;
 # images copied between registries keep every digest. No retained blobs: layers' tars are made again.
 . "$(dirname "$0")/lib.sh"
-need docker skopeo umoci curl jq python3 zstd xz
+need docker skopeo umoci curl jq python3 zstd xz podman runc
 start_registry; push_busybox library/busybox:latest
 write_config "[registry.oci.hosts.\"docker.io\"]
 url = \"http://127.0.0.1:9\"
@@ -93,6 +93,19 @@ add('repositories', b'{}')
 old.close()
 END
 gone; expect "an old archive without a name" "Loaded image ID: $image" "$(g load < "$T/old.tar")"
+
+note "podman reads what gantry saved, and gantry what podman saves"
+pod() { podman --root "$T/podman" --runroot "$T/podman-run" --tmpdir "$T/podman-tmp" --storage-driver vfs --runtime runc --events-backend file "$@"; }
+for archive in b.tar more.oci; do
+  pod load -q -i "$T/$archive" > /dev/null || fail "podman does not load $archive"
+done
+expect "podman: ids" "$image $more" "sha256:$(pod images -q --no-trunc docker.io/library/busybox:latest | sed 's/sha256://') sha256:$(pod images -q --no-trunc q.example/more:9 | sed 's/sha256://')"
+for format in docker-archive oci-archive; do
+  gone; pod save -q --format $format -o "$T/podman.$format" docker.io/library/busybox:latest
+  contains "podman's $format" "busybox:latest" "$(g load -i "$T/podman.$format")"
+  expect "podman's $format: id" "$image" "$(id busybox)"
+done
+pod rmi -a -f > /dev/null
 
 note "what is broken leaves nothing"
 gone

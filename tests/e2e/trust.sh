@@ -109,6 +109,60 @@ contains "short name" "$REGISTRY/signed:v1" "$(g images --format '{{.Repository}
 expect "short name finds it" "$(g inspect -f '{{.Id}}' "$REGISTRY/signed:v1")" "$(g inspect -f '{{.Id}}' short:v1)"
 g pull -q "$REGISTRY/app:v1" > /dev/null
 
+note "an image of several platforms: signed as a whole, by platform, for another platform alone"
+push_index() { # REPOSITORY: the image, and one for another processor
+  local s=$T/index; rm -rf "$s"; mkdir "$s"
+  curl -sf -H "Accept: $OCI.manifest.v1+json" "http://$REGISTRY/v2/$1/manifests/v1" > "$s/amd"
+  python3 - "$s" "http://$REGISTRY/v2/$1" "$OCI" <<'END'
+import hashlib, json, sys, urllib.request
+place, base, oci = sys.argv[1:]
+m = json.load(open(place + '/amd'))
+c = json.load(urllib.request.urlopen(f"{base}/blobs/{m['config']['digest']}"))
+c['architecture'] = 's390x'
+data = json.dumps(c).encode(); open(place + '/config', 'wb').write(data)
+m['config'].update(digest='sha256:' + hashlib.sha256(data).hexdigest(), size=len(data))
+open(place + '/other', 'w').write(json.dumps(m))
+entries = []
+for name, arch in (('other', 's390x'), ('amd', 'amd64')):
+    data = open(f'{place}/{name}', 'rb').read()
+    entries.append({'mediaType': oci + '.manifest.v1+json', 'size': len(data), 'platform': {'os': 'linux', 'architecture': arch},
+                    'digest': 'sha256:' + hashlib.sha256(data).hexdigest()})
+json.dump({'schemaVersion': 2, 'mediaType': oci + '.index.v1+json', 'manifests': entries}, open(place + '/index', 'w'))
+END
+  push_blob "$1" "$s/config"
+  OTHER=sha256:$(sha256sum < "$s/other" | cut -c1-64); push_manifest "$1" "$OTHER" $OCI.manifest.v1+json "$s/other"
+  WHOLE=sha256:$(sha256sum < "$s/index" | cut -c1-64); push_manifest "$1" multi $OCI.index.v1+json "$s/index"
+}
+for name in whole part foreign; do copy app:v1 $name:v1; done
+push_index foreign
+before=$(g images -aq | sort -u)
+sign foreign "$OTHER" release "$REGISTRY/foreign" tag
+status=0; g pull "$REGISTRY/foreign:multi" > "$T/out" 2>&1 || status=$?
+expect "only another platform is signed" 1 $status
+contains "only another platform is signed" "no signature of it was found" "$(cat "$T/out")"
+expect "nothing came" "$before" "$(g images -aq | sort -u)"
+push_index whole; sign whole "$WHOLE" release "$REGISTRY/whole" tag
+g pull -q "$REGISTRY/whole:multi" > /dev/null
+contains "signed as a whole" "Trusted:   yes" "$(g image verify "$REGISTRY/whole:multi")"
+push_index part; sign part "$D" second "$REGISTRY/part" referrer
+g pull -q "$REGISTRY/part:multi" > /dev/null
+
+note "load: what it names is judged as what is pulled"
+# Whose manifest is the one that was signed; `save` may have to write another, over uncompressed layers.
+g image copy -q "$REGISTRY/signed:v1" "oci-archive:$T/signed.tar:$REGISTRY/signed:v1" > /dev/null
+g tag "$REGISTRY/app:v1" "$REGISTRY/refused:v2"; g save -o "$T/refused.tar" "$REGISTRY/refused:v2"
+# An image that its registry has never seen, under a name that must be signed.
+g run --name changed "$REGISTRY/app:v1" touch /changed; g commit changed "$REGISTRY/signed:mine" > /dev/null; g rm changed > /dev/null
+g save -o "$T/mine.tar" "$REGISTRY/signed:mine"
+g rmi "$REGISTRY/refused:v2" "$REGISTRY/signed:mine" "$REGISTRY/signed:v1" > /dev/null
+for name in refused:v2=refuses signed:mine=signature; do
+  file=${name%%=*}; file=${file#signed:}; file=${file%%:*}
+  status=0; g load -i "$T/$file.tar" > "$T/out" 2>&1 || status=$?
+  expect "load of $name" 1 $status; contains "load of $name" "${name#*=}" "$(cat "$T/out")"
+  expect "load of $name: no such image" "" "$(g images -q "$REGISTRY/${name%%=*}")"
+done
+contains "one that is signed" "$REGISTRY/signed:v1" "$(g load -i "$T/signed.tar")"
+
 note "verify with keys of one's own"
 status=0; g image verify --key "$T/keys/stranger.pub" "$REGISTRY/signed:v1" > "$T/out" 2>&1 || status=$?
 expect "verify with another key" 1 $status
