@@ -45,6 +45,7 @@ void restore_terminal(int) {
     _exit(130);
 }
 
+/// Asks once nothing that is typed is shown any more.
 std::string read_password() {
     tcgetattr(0, &g_terminal);
     struct sigaction action {
@@ -54,6 +55,7 @@ std::string read_password() {
     termios silent = g_terminal;
     silent.c_lflag &= ~static_cast<tcflag_t>(ECHO);
     tcsetattr(0, TCSANOW, &silent);
+    say("Password: ");
     struct Restore {
         struct sigaction &before;
         ~Restore() {
@@ -121,7 +123,6 @@ int login_command(Invocation &invocation) {
             if (std::string given = read_line(); !given.empty()) login.username = given;
             if (login.username.empty()) throw ExitWith(1, "Error: Username is required");
         }
-        say("Password: ");
         login.password = read_password();
         if (login.password.empty()) throw ExitWith(1, "Error: Password is required");
     }

@@ -88,6 +88,15 @@ contains "with stored credentials" "Login Succeeded" "$(g login "$SECURE" 2> /de
 d logout "$SECURE" > /dev/null
 status=0; g pull "$SECURE/team/bb:2" > /dev/null 2>&1 || status=$?; expect "logged out" 1 $status
 
+note "asked in a terminal: the name is shown as it is typed, the password is not; Ctrl-C leaves the terminal as it was"
+shown=$(timeout 60 python3 "$HERE/answer_prompts.py" Username: user Password: pass:word -- gantry -H "unix://$T/run/gantry.sock" login "$SECURE")
+contains "login by prompt" "Login Succeeded" "$shown"
+contains "the name" "Username: user" "$shown"
+case $shown in *pass:word*) fail "the password was shown: $shown" ;; esac
+status=0; shown=$(timeout 60 python3 "$HERE/answer_prompts.py" Password: $'\x03' -- sh -c "trap : INT; gantry -H unix://$T/run/gantry.sock login -u user $SECURE; echo status \$?; stty -a" 2>&1) || status=$?
+contains "Ctrl-C" "status 130" "$shown"; contains "the terminal echoes again" " echo " "$shown"
+g logout "$SECURE" > /dev/null
+
 note "a credential helper keeps the secret"
 mkdir "$T/helpers"; export PATH=$T/helpers:$PATH
 cat > "$T/helpers/docker-credential-test" <<'SH'
