@@ -3,16 +3,14 @@
 #include "core/cli/command.h"
 #include "core/cli/layout.h"
 #include "core/cli/registry_auth.h"
+#include "core/cli/transfer_files.h"
 
 #include <gantry/error.hpp>
 
 #include <boost/json.hpp>
 
-#include <csignal>
 #include <fcntl.h>
-#include <pthread.h>
 #include <sys/stat.h>
-#include <thread>
 #include <unistd.h>
 
 namespace gantry::cli {
@@ -22,35 +20,6 @@ namespace json = boost::json;
 namespace {
 
 using enum FlagType;
-
-void pour(HttpConnection &from, int to, const std::string &what) {
-    std::string buffer(256u << 10, 0);
-    while (const size_t n = from.read_some(buffer.data(), buffer.size()))
-        write_all(to, std::string_view(buffer).substr(0, n), what);
-}
-
-/// Under its name only when it is whole.
-void pour_into_file(HttpConnection &from, const std::string &path) {
-    struct stat st {};
-    if (::stat(path.c_str(), &st) == 0 && !S_ISREG(st.st_mode)) { // /dev/null, a fifo
-        const UniqueFd file(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
-        if (!file) throw Error::from_errno(errno, "open " + path);
-        return pour(from, file.get(), path);
-    }
-    std::string temporary = path + ".XXXXXX";
-    const UniqueFd file(::mkostemp(temporary.data(), O_CLOEXEC));
-    if (!file) throw Error::from_errno(errno, "create " + path);
-    try {
-        pour(from, file.get(), temporary);
-        const mode_t mask = ::umask(0);
-        ::umask(mask);
-        if (::fchmod(file.get(), 0666 & ~mask) != 0 || ::rename(temporary.c_str(), path.c_str()) != 0)
-            throw Error::from_errno(errno, "write " + path);
-    } catch (...) {
-        ::unlink(temporary.c_str());
-        throw;
-    }
-}
 
 int save_command(Invocation &invocation) {
     const ParsedFlags &flags = invocation.flags;
@@ -74,7 +43,7 @@ int save_command(Invocation &invocation) {
     else if (output.empty())
         pour(body, 1, "standard output");
     else
-        pour_into_file(body, output);
+        pour_into_path(body, output);
     return 0;
 }
 
@@ -191,7 +160,7 @@ int copy_command(Invocation &invocation) {
     if (to.kind == Place::kDaemon)
         follow_stream(*answer, flags.is_set("quiet"), 2, report);
     else if (to.kind == Place::kFile)
-        pour_into_file(*answer, to.path);
+        pour_into_path(*answer, to.path);
     else
         print_line(receive_layout(*answer, to.path));
     return 0;

@@ -2,18 +2,15 @@
 #include "core/cli/command.h"
 #include "core/cli/copy_paths.h"
 #include "core/cli/format.h"
+#include "core/cli/transfer_files.h"
 #include "core/layer/extract.h"
-#include "core/layer/tree_tar.h"
 
 #include <gantry/error.hpp>
 
 #include <boost/json.hpp>
 
-#include <csignal>
 #include <fcntl.h>
-#include <pthread.h>
 #include <sys/stat.h>
-#include <thread>
 #include <unistd.h>
 
 namespace gantry::cli {
@@ -47,47 +44,15 @@ int diff_command(Invocation &invocation) {
     return 0;
 }
 
-/// Copies a body to a descriptor; a reader that goes away ends it as SIGPIPE would.
-uint64_t pour(HttpConnection &from, int to, const char *what) {
-    uint64_t total = 0;
-    std::string buffer(256u << 10, 0);
-    while (const size_t n = from.read_some(buffer.data(), buffer.size())) {
-        write_all(to, std::string_view(buffer).substr(0, n), what);
-        total += n;
-    }
-    return total;
-}
-
 int export_command(Invocation &invocation) {
     const std::string output = invocation.flags.get("output");
     if (output.empty() && ::isatty(1))
         throw ExitWith(1, "cowardly refusing to save to a terminal. Use the -o flag or redirect");
     HttpConnection body = invocation.client.open_stream({.target = path_of(invocation.args[0]) + "/export"});
-    if (output.empty()) {
+    if (output.empty())
         pour(body, 1, "standard output");
-        return 0;
-    }
-    struct stat st {};
-    if (::stat(output.c_str(), &st) == 0 && !S_ISREG(st.st_mode)) { // /dev/null, a fifo
-        const UniqueFd file(::open(output.c_str(), O_WRONLY | O_CLOEXEC));
-        if (!file) throw Error::from_errno(errno, "open " + output);
-        pour(body, file.get(), output.c_str());
-        return 0;
-    }
-    // Under its name only when it is whole.
-    std::string temporary = output + ".XXXXXX";
-    const UniqueFd file(::mkostemp(temporary.data(), O_CLOEXEC));
-    if (!file) throw Error::from_errno(errno, "create " + output);
-    try {
-        pour(body, file.get(), temporary.c_str());
-        const mode_t mask = ::umask(0);
-        ::umask(mask);
-        if (::fchmod(file.get(), 0666 & ~mask) != 0 || ::rename(temporary.c_str(), output.c_str()) != 0)
-            throw Error::from_errno(errno, "write " + output);
-    } catch (...) {
-        ::unlink(temporary.c_str());
-        throw;
-    }
+    else
+        pour_into_path(body, output);
     return 0;
 }
 
@@ -213,48 +178,15 @@ void send_tree(HttpConnection &connection, const HttpRequest &request, const Cop
     if (!directory) throw Error::from_errno(errno, "open " + folder);
     std::string stored = source.rebase.empty() ? name : source.rebase;
     stored = rename_entry(plan, stored);
-    int ends[2];
-    if (::pipe2(ends, O_CLOEXEC) != 0) throw Error::from_errno(errno, "make pipe");
-    UniqueFd reader(ends[0]), writer(ends[1]);
-    std::exception_ptr failed;
-    std::thread worker([&] {
-        sigset_t pipe_signal; // the daemon may refuse in the middle: an error, not a death
-        sigemptyset(&pipe_signal);
-        sigaddset(&pipe_signal, SIGPIPE);
-        pthread_sigmask(SIG_BLOCK, &pipe_signal, nullptr);
-        bool refused = false;
-        try {
-            TreeTarOptions options;
-            options.notice = [](const std::string &note) { print_error(note); };
-            TreeTar tar(
-                [&](const void *data, size_t size) {
-                    try {
-                        write_all(writer.get(), {static_cast<const char *>(data), size}, "archive");
-                    } catch (const Error &error) {
-                        refused = error.errno_value() == EPIPE;
-                        throw;
-                    }
-                    bytes += size;
-                },
-                options);
+    TreeTarOptions options;
+    options.notice = [](const std::string &note) { print_error(note); };
+    pipe_tar(
+        options,
+        [&](TreeTar &tar) {
             if (!tar.add(directory.get(), name, stored, true))
                 throw Error::from_errno(ENOENT, "open " + source.path);
-            tar.finish();
-        } catch (...) {
-            if (!refused) failed = std::current_exception();
-        }
-        writer.reset();
-    });
-    std::exception_ptr send_failed;
-    try {
-        connection.send_stream(request, reader.get());
-    } catch (...) {
-        send_failed = std::current_exception();
-    }
-    reader.reset();
-    worker.join();
-    if (failed) std::rethrow_exception(failed); // the daemon would only say that the archive is cut short
-    if (send_failed) std::rethrow_exception(send_failed);
+        },
+        [&](int reader) { connection.send_stream(request, reader); }, &bytes);
 }
 
 int copy_to(Invocation &invocation, const std::string &given, const std::string &container,

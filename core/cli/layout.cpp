@@ -1,21 +1,18 @@
 #include "core/cli/layout.h"
 
 #include "core/cli/command.h"
+#include "core/cli/transfer_files.h"
 #include "core/layer/tar_reader.h"
-#include "core/layer/tree_tar.h"
 
 #include <gantry/error.hpp>
 
 #include <boost/json.hpp>
 
 #include <algorithm>
-#include <csignal>
 #include <cstring>
 #include <dirent.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <sys/stat.h>
-#include <thread>
 #include <unistd.h>
 
 namespace gantry::cli {
@@ -42,23 +39,6 @@ bool is_blob(std::string_view name) {
 void make_directory(const std::string &path) {
     if (::mkdir(path.c_str(), 0777) != 0 && errno != EEXIST)
         throw Error::from_errno(errno, "make directory " + path);
-}
-
-/// Under its name only when it is whole.
-template <typename Write> void write_file(const std::string &path, Write write) {
-    std::string temporary = path + ".XXXXXX";
-    const UniqueFd file(::mkostemp(temporary.data(), O_CLOEXEC));
-    if (!file) throw Error::from_errno(errno, "create " + path);
-    try {
-        write(file.get());
-        const mode_t mask = ::umask(0);
-        ::umask(mask);
-        if (::fchmod(file.get(), 0666 & ~mask) != 0 || ::rename(temporary.c_str(), path.c_str()) != 0)
-            throw Error::from_errno(errno, "write " + path);
-    } catch (...) {
-        ::unlink(temporary.c_str());
-        throw;
-    }
 }
 
 std::string read_document(const std::string &path) {
@@ -133,7 +113,7 @@ std::string receive_layout(HttpConnection &from, const std::string &directory) {
             if (::lstat(path.c_str(), &st) == 0 && S_ISREG(st.st_mode) &&
                 static_cast<uint64_t>(st.st_size) == entry.size)
                 continue;
-            write_file(path, [&](int file) {
+            write_whole_file(path, [&](int file) {
                 while (const size_t n = tar.read(buffer.data(), buffer.size()))
                     write_all(file, {buffer.data(), n}, path);
             });
@@ -141,59 +121,27 @@ std::string receive_layout(HttpConnection &from, const std::string &directory) {
     }
     std::string digest;
     const std::string merged = merge_indexes(read_document(directory + "/index.json"), index, digest);
-    write_file(directory + "/oci-layout",
-               [&](int file) { write_all(file, R"({"imageLayoutVersion":"1.0.0"})", "oci-layout"); });
-    write_file(directory + "/index.json", [&](int file) { write_all(file, merged, "index.json"); });
+    write_whole_file(directory + "/oci-layout",
+                     [&](int file) { write_all(file, R"({"imageLayoutVersion":"1.0.0"})", "oci-layout"); });
+    write_whole_file(directory + "/index.json", [&](int file) { write_all(file, merged, "index.json"); });
     return digest;
 }
 
 void send_layout(const std::string &directory, const std::function<void(int)> &use) {
     const UniqueFd root(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (!root) throw Error::from_errno(errno, "open " + directory);
-    int ends[2];
-    if (::pipe2(ends, O_CLOEXEC) != 0) throw Error::from_errno(errno, "make pipe");
-    UniqueFd reader(ends[0]), writer(ends[1]);
-    std::exception_ptr failed;
-    std::thread worker([&] {
-        sigset_t pipe_signal; // the daemon may refuse in the middle: an error, not a death
-        sigemptyset(&pipe_signal);
-        sigaddset(&pipe_signal, SIGPIPE);
-        pthread_sigmask(SIG_BLOCK, &pipe_signal, nullptr);
-        bool refused = false;
-        try {
-            TreeTarOptions options;
-            options.xattrs = false;
-            TreeTar tar(
-                [&](const void *data, size_t size) {
-                    try {
-                        write_all(writer.get(), {static_cast<const char *>(data), size}, "archive");
-                    } catch (const Error &error) {
-                        refused = error.errno_value() == EPIPE;
-                        throw;
-                    }
-                },
-                options);
+    TreeTarOptions options;
+    options.xattrs = false;
+    pipe_tar(
+        options,
+        [&](TreeTar &tar) {
             if (!tar.add(root.get(), "index.json", "index.json", true))
                 throw Error(ErrorClass::kInvalidArgument,
                             "read " + directory + ": it is no OCI layout (no index.json)");
             tar.add(root.get(), "oci-layout", "oci-layout", true);
             tar.add(root.get(), "blobs", "blobs", true);
-            tar.finish();
-        } catch (...) {
-            if (!refused) failed = std::current_exception();
-        }
-        writer.reset();
-    });
-    std::exception_ptr use_failed;
-    try {
-        use(reader.get());
-    } catch (...) {
-        use_failed = std::current_exception();
-    }
-    reader.reset();
-    worker.join();
-    if (failed) std::rethrow_exception(failed);
-    if (use_failed) std::rethrow_exception(use_failed);
+        },
+        use);
 }
 
 } // namespace gantry::cli

@@ -11,6 +11,7 @@
 #include "core/base/log.h"
 #include "core/content/content.h"
 #include "core/image/download.h"
+#include "core/image/fetch_whole.h"
 #include "core/layer/compress.h"
 #include "core/layer/layers.h"
 #include "core/store/db.h"
@@ -269,38 +270,11 @@ bool ImageBytes::fetch(size_t layer, const BlobOrigin &from, OpenBlob &out) {
     fetch.from = {from.registry, from.repository, "", blob.digest};
     fetch.descriptor = {blob.media_type, blob.digest, blob.size, ""};
     fetch.credential = options_.credential;
-    for (int wrong = 0;; ++wrong) {
-        auto ingest = context_.content.ingest(blob.digest, blob.size, blob.media_type);
-        const bool resumed = ingest->written() > 0;
-        fetch.offset = ingest->written();
-        std::string served;
-        try {
-            CallScope scope(cancelled_by(cancel_));
-            if (ingest->written() < blob.size)
-                context_.registry.fetch(
-                    scope, fetch,
-                    [&](const std::string &endpoint, uint64_t at, const void *data, size_t size) {
-                        if (at != ingest->written())
-                            throw Error(ErrorClass::kInternal,
-                                        "fetch " + blob.digest + ": the registry driver skipped bytes");
-                        if (served.empty()) served = endpoint;
-                        ingest->write(data, size);
-                        if (options_.progress)
-                            options_.progress("Fetching", layer, ingest->written(), blob.size);
-                    });
-            ingest->commit();
-        } catch (const Error &error) {
-            if (error.error_class() == ErrorClass::kNoSpace) ingest->drop();
-            if (error.error_class() != ErrorClass::kDataLoss || wrong >= 2) throw;
-            ingest->drop();
-            if (!resumed && !served.empty()) fetch.avoid.push_back(served);
-            continue;
-        }
-        break;
-    }
-    out.fd = context_.content.open(blob.digest);
+    out.fd = fetch_stored(context_.registry, context_.content, fetch, context_.retain_blobs, cancel_,
+                          [&](uint64_t reached) {
+                              if (options_.progress) options_.progress("Fetching", layer, reached, blob.size);
+                          });
     out.size = blob.size;
-    if (!context_.retain_blobs) context_.content.remove(blob.digest); // the open file stays readable
     return true;
 }
 

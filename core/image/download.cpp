@@ -11,6 +11,7 @@
 #include "core/base/log.h"
 #include "core/content/content.h"
 #include "core/image/fetch_blob.h"
+#include "core/image/fetch_whole.h"
 #include "core/layer/layers.h"
 #include "core/layer/record.h"
 
@@ -26,7 +27,6 @@
 namespace gantry {
 namespace {
 
-constexpr int kMaxWrong = 4;                  // answers to a small fetch
 constexpr int64_t kProgressGap = 100'000'000; // ns between two lines of a layer
 
 /// The first attempt at a blob, or a later one after a digest mismatch.
@@ -529,12 +529,6 @@ std::string damage_of(const Layers &layers, const std::string &id, const CancelS
     }
 }
 
-std::string digest_as(const std::string &like, std::string_view bytes) {
-    Hasher hasher(like.substr(0, like.find(':')));
-    hasher.update(bytes.data(), bytes.size());
-    return hasher.digest();
-}
-
 } // namespace
 
 CallScope::Settings cancelled_by(const CancelSource &cancel, const std::string &subject) {
@@ -556,9 +550,6 @@ std::string pull_layers(const LayerPullContext &context, const std::vector<Layer
 
 std::string fetch_small(const LayerPullContext &context, const BlobRef &blob, bool is_manifest, size_t limit,
                         const CancelSource &cancel, bool *repaired) {
-    if (blob.size > limit)
-        throw Error(ErrorClass::kInvalidArgument, "fetch " + blob.digest + ": " + std::to_string(blob.size) +
-                                                      " bytes are more than " + std::to_string(limit));
     if (context.content.has(blob.digest)) {
         try {
             return context.content.read(blob.digest, limit);
@@ -574,30 +565,10 @@ std::string fetch_small(const LayerPullContext &context, const BlobRef &blob, bo
     fetch.descriptor = {blob.media_type, blob.digest, blob.size, ""};
     fetch.credential = context.credential;
     fetch.is_manifest = is_manifest;
-    CallScope scope(cancelled_by(cancel));
-    for (int wrong = 0;; ++wrong) {
-        std::string bytes;
-        std::vector<std::string> served;
-        context.registry.fetch(scope, fetch,
-                               [&](const std::string &endpoint, uint64_t at, const void *data, size_t size) {
-                                   if (at != bytes.size() || bytes.size() + size > limit)
-                                       throw Error(ErrorClass::kDataLoss,
-                                                   "fetch " + blob.digest + ": more bytes than announced");
-                                   if (std::find(served.begin(), served.end(), endpoint) == served.end())
-                                       served.push_back(endpoint);
-                                   bytes.append(static_cast<const char *>(data), size);
-                               });
-        const std::string got = digest_as(blob.digest, bytes);
-        if (got == blob.digest && (blob.size == 0 || bytes.size() == blob.size)) {
-            context.content.put(bytes, blob.media_type, blob.digest);
-            return bytes;
-        }
-        if (wrong + 1 >= kMaxWrong || served.empty())
-            throw Error(ErrorClass::kDataLoss, "fetch " + blob.digest + ": got " + got + " of " +
-                                                   std::to_string(bytes.size()) + " bytes");
-        log_warn("fetch {}: {} served other bytes; asking another endpoint", blob.digest, served.front());
-        fetch.avoid.push_back(served.front());
-    }
+    const CallScope scope(cancelled_by(cancel));
+    std::string bytes = fetch_document(context.registry, fetch, limit, scope);
+    context.content.put(bytes, blob.media_type, blob.digest);
+    return bytes;
 }
 
 } // namespace gantry

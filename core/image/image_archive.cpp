@@ -1,5 +1,6 @@
 #include "core/image/image_archive.h"
 
+#include "core/image/documents.h"
 #include "core/base/files.h"
 #include "core/content/content.h"
 #include "core/layer/decompress.h"
@@ -35,10 +36,6 @@ json::value parse(const std::string &text, const std::string &member) {
     auto value = json::parse(text, failed, {}, options);
     if (failed) bad(member, "not valid JSON (" + failed.message() + ")");
     return value;
-}
-std::string text_of(const json::object &o, std::string_view key) {
-    const auto *v = o.if_contains(key);
-    return v && v->is_string() ? std::string(v->get_string()) : std::string();
 }
 const json::array &list_of(const json::object &o, std::string_view key) {
     static const json::array kNone;

@@ -5,6 +5,7 @@
 #include "core/content/content.h"
 #include "core/image/blob_source.h"
 #include "core/image/download.h"
+#include "core/image/fetch_whole.h"
 #include "core/store/db.h"
 
 #include <algorithm>
@@ -16,7 +17,6 @@ namespace gantry {
 namespace {
 
 constexpr size_t kBuffer = 1 << 20;
-constexpr int kMaxWrong = 4;
 const char *const kTarLayer = "application/vnd.oci.image.layer.v1.tar";
 
 RegistryReference driver_reference(const ImageReference &ref) {
@@ -43,36 +43,10 @@ UniqueFd fetch_blob(ImageTransfer::Store &impl, const RegistryReference &from,
     fetch.descriptor = {blob.media_type, blob.digest, blob.size, ""};
     fetch.credential = credential;
     const std::string id = short_digest(blob.digest);
-    for (int wrong = 0;; ++wrong) {
-        auto ingest = impl.content.ingest(blob.digest, blob.size, blob.media_type);
-        const bool resumed = ingest->written() > 0;
-        fetch.offset = ingest->written();
-        std::string served;
-        try {
-            CallScope scope(cancelled_by(cancel));
-            if (ingest->written() < blob.size)
-                impl.registry->fetch(
-                    scope, fetch,
-                    [&](const std::string &endpoint, uint64_t at, const void *data, size_t size) {
-                        if (at != ingest->written())
-                            throw Error(ErrorClass::kInternal,
-                                        "fetch " + blob.digest + ": the registry driver skipped bytes");
-                        if (served.empty()) served = endpoint;
-                        ingest->write(data, size);
-                        sink({id, "Fetching", ingest->written(), blob.size});
-                    });
-            ingest->commit(impl.retain_blobs);
-            break;
-        } catch (const Error &error) {
-            if (error.error_class() == ErrorClass::kNoSpace) ingest->drop();
-            if (error.error_class() != ErrorClass::kDataLoss || wrong + 1 >= kMaxWrong) throw;
-            ingest->drop();
-            if (!resumed && !served.empty()) fetch.avoid.push_back(served);
-        }
-    }
-    UniqueFd fd = impl.content.open(blob.digest);
-    if (!impl.retain_blobs) impl.content.remove(blob.digest); // the open file stays
-    return fd;
+    return fetch_stored(*impl.registry, impl.content, fetch, impl.retain_blobs, cancel,
+                        [&](uint64_t reached) {
+                            sink({id, "Fetching", reached, blob.size});
+                        });
 }
 
 class StoredImage final : public ImageSource {

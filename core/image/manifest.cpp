@@ -2,6 +2,7 @@
 // checked before anything is asked for. Media types decide; a document without one is judged by its keys.
 #include "core/image/manifest.h"
 
+#include "core/image/documents.h"
 #include "core/base/ids.h"
 #include "core/content/content.h"
 
@@ -20,25 +21,7 @@ const char *const kDockerList = "application/vnd.docker.distribution.manifest.li
 const char *const kDockerManifest = "application/vnd.docker.distribution.manifest.v2+json";
 constexpr uint64_t kMaxBlob = 1ull << 40;
 
-[[noreturn]] void bad(const std::string &what, const std::string &why) {
-    throw Error(ErrorClass::kInvalidArgument, "read " + what + ": " + why);
-}
-
-json::value parse_json(std::string_view text, size_t limit, const std::string &what) {
-    if (text.size() > limit) bad(what, "larger than " + std::to_string(limit) + " bytes");
-    json::parse_options options;
-    options.max_depth = 32;
-    boost::system::error_code failed;
-    auto value = json::parse(text, failed, {}, options);
-    if (failed) bad(what, "not valid JSON (" + failed.message() + ")");
-    if (!value.is_object()) bad(what, "not a JSON object");
-    return value;
-}
-
-std::string text_of(const json::object &o, std::string_view key) {
-    const auto *v = o.if_contains(key);
-    return v && v->is_string() ? std::string(v->get_string()) : std::string();
-}
+[[noreturn]] void bad(const std::string &what, const std::string &why) { bad_document(what, why); }
 
 int64_t integer_of(const json::object &o, std::string_view key) {
     const auto *v = o.if_contains(key);
@@ -46,11 +29,6 @@ int64_t integer_of(const json::object &o, std::string_view key) {
     if (v->is_int64()) return v->get_int64();
     if (v->is_uint64()) return INT64_MAX;
     return 0;
-}
-
-const json::object *object_of(const json::object &o, std::string_view key) {
-    const auto *v = o.if_contains(key);
-    return v ? v->if_object() : nullptr;
 }
 
 std::vector<std::string> texts_of(const json::object &o, std::string_view key) {
@@ -143,8 +121,7 @@ Platform parse_platform(const std::string &text) {
 namespace {
 
 Manifest parse(std::string_view text, const std::string &media_type, bool any_artifact) {
-    const auto document = parse_json(text, kMaxManifestBytes, "manifest");
-    const auto &o = document.get_object();
+    const json::object o = parse_document(text, kMaxManifestBytes, "manifest");
     Manifest out;
     out.media_type = text_of(o, "mediaType");
     const int64_t version = integer_of(o, "schemaVersion");
@@ -233,8 +210,7 @@ const BlobRef &choose_platform(const Manifest &index, const Platform &wanted) {
 }
 
 ImageInfo parse_config(std::string_view text) {
-    const auto document = parse_json(text, kMaxConfigBytes, "image config");
-    const auto &o = document.get_object();
+    const json::object o = parse_document(text, kMaxConfigBytes, "image config");
     ImageInfo out;
     out.config_json = text;
     out.os = text_of(o, "os");
@@ -284,9 +260,9 @@ ImageInfo parse_config(std::string_view text) {
 }
 
 std::vector<ConfigHistory> parse_history(std::string_view text) {
-    const auto document = parse_json(text, kMaxConfigBytes, "image config");
+    const json::object document = parse_document(text, kMaxConfigBytes, "image config");
     std::vector<ConfigHistory> out;
-    const auto *list = document.get_object().if_contains("history");
+    const auto *list = document.if_contains("history");
     if (!list || !list->is_array()) return out;
     for (const auto &item : list->get_array()) {
         const auto *h = item.if_object();

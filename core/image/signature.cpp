@@ -2,6 +2,7 @@
 // fetched; they are parsed afterwards, so that unsigned JSON never decides anything.
 #include "core/image/signature.h"
 
+#include "core/image/documents.h"
 #include "core/content/content.h"
 
 #include <boost/json.hpp>
@@ -33,30 +34,7 @@ struct FreeContext {
     void operator()(EVP_MD_CTX *context) const { EVP_MD_CTX_free(context); }
 };
 
-[[noreturn]] void bad(const std::string &what, const std::string &why) {
-    throw Error(ErrorClass::kInvalidArgument, "read " + what + ": " + why);
-}
-
-json::object parse_object(std::string_view text, size_t limit, const std::string &what) {
-    if (text.size() > limit) bad(what, "larger than " + std::to_string(limit) + " bytes");
-    json::parse_options options;
-    options.max_depth = 16;
-    boost::system::error_code failed;
-    auto value = json::parse(text, failed, {}, options);
-    if (failed) bad(what, "not valid JSON (" + failed.message() + ")");
-    if (!value.is_object()) bad(what, "not a JSON object");
-    return std::move(value.get_object());
-}
-
-std::string text_of(const json::object *object, std::string_view key) {
-    const auto *value = object ? object->if_contains(key) : nullptr;
-    return value && value->is_string() ? std::string(value->get_string()) : std::string();
-}
-
-const json::object *object_of(const json::object *object, std::string_view key) {
-    const auto *value = object ? object->if_contains(key) : nullptr;
-    return value ? value->if_object() : nullptr;
-}
+[[noreturn]] void bad(const std::string &what, const std::string &why) { bad_document(what, why); }
 
 const json::array &array_of(const json::object &object, std::string_view key, const std::string &what) {
     const auto *value = object.if_contains(key);
@@ -165,7 +143,7 @@ bool PublicKey::verify(std::string_view message, std::string_view signature) con
 
 SignaturePayload parse_signature_payload(std::string_view text) {
     const std::string what = "signature payload";
-    const json::object document = parse_object(text, kMaxPayloadBytes, what);
+    const json::object document = parse_document(text, kMaxPayloadBytes, what);
     const json::object *critical = object_of(&document, "critical");
     if (const std::string type = text_of(critical, "type"); type != kCritical)
         bad(what, "its type is \"" + type.substr(0, 80) + "\", not \"" + kCritical + "\"");
@@ -182,7 +160,7 @@ SignaturePayload parse_signature_payload(std::string_view text) {
 
 std::vector<SignatureEntry> parse_signature_manifest(std::string_view text) {
     const std::string what = "manifest of signatures";
-    const json::object document = parse_object(text, kMaxManifestBytes, what);
+    const json::object document = parse_document(text, kMaxManifestBytes, what);
     if (document.contains("manifests")) bad(what, "it is an index");
     std::vector<SignatureEntry> out;
     for (const json::value &item : array_of(document, "layers", what)) {
@@ -211,7 +189,7 @@ std::vector<SignatureEntry> parse_signature_manifest(std::string_view text) {
 
 std::vector<BlobRef> parse_signature_index(std::string_view text) {
     const std::string what = "index of referrers";
-    const json::object document = parse_object(text, kMaxManifestBytes, what);
+    const json::object document = parse_document(text, kMaxManifestBytes, what);
     const json::array &list = array_of(document, "manifests", what);
     if (list.size() > kMaxIndexEntries) bad(what, "too many entries");
     std::vector<BlobRef> out;
