@@ -18,8 +18,9 @@ void pour(HttpConnection &from, int to, const std::string &what);
 /// written to.
 void pour_into_path(HttpConnection &from, const std::string &path);
 
-/// `fill` writes a tar in a thread of its own; `use` gets the reading end of the pipe behind it. That `use` ends
-/// early, because the daemon refused, is no error of `fill`. Throws what `fill` threw, else what `use` threw.
+/// `fill` writes a tar in a thread of its own; `use` gets the reading end of the pipe behind it. That `use`
+/// ends early, because the daemon refused, is no error of `fill`. Throws what `fill` threw, else what `use`
+/// threw.
 void pipe_tar(const TreeTarOptions &options, const std::function<void(TreeTar &)> &fill,
               const std::function<void(int fd)> &use, uint64_t *bytes = nullptr);
 

@@ -30,15 +30,14 @@ std::string fetch_document(RegistryDriver &registry, Fetch fetch, size_t limit, 
     for (int wrong = 0;; ++wrong) {
         std::string bytes;
         std::vector<std::string> served;
-        registry.fetch(call, fetch,
-                       [&](const std::string &endpoint, uint64_t at, const void *data, size_t size) {
-                           if (at != bytes.size() || bytes.size() + size > limit)
-                               throw Error(ErrorClass::kDataLoss,
-                                           "fetch " + digest + ": more bytes than announced");
-                           if (std::find(served.begin(), served.end(), endpoint) == served.end())
-                               served.push_back(endpoint);
-                           bytes.append(static_cast<const char *>(data), size);
-                       });
+        registry.fetch(
+            call, fetch, [&](const std::string &endpoint, uint64_t at, const void *data, size_t size) {
+                if (at != bytes.size() || bytes.size() + size > limit)
+                    throw Error(ErrorClass::kDataLoss, "fetch " + digest + ": more bytes than announced");
+                if (std::find(served.begin(), served.end(), endpoint) == served.end())
+                    served.push_back(endpoint);
+                bytes.append(static_cast<const char *>(data), size);
+            });
         const std::string got = digest_as(digest, bytes);
         if (got == digest && (wanted == 0 || bytes.size() == wanted)) return bytes;
         if (wrong + 1 >= kMaxWrong || served.empty())

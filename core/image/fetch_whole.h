@@ -1,5 +1,5 @@
-// Blobs and documents that are fetched in one piece and wanted whole: for pushes, copies, manifests, signatures.
-// Layers of a pull stream into their unpacking instead (download.h, fetch_blob.h).
+// Blobs and documents that are fetched in one piece and wanted whole: for pushes, copies, manifests,
+// signatures. Layers of a pull stream into their unpacking instead (download.h, fetch_blob.h).
 #pragma once
 
 #include "core/base/cancel.h"
@@ -13,9 +13,9 @@
 
 namespace gantry {
 
-/// What `fetch.descriptor` names, judged by digest and, where one is known, by size. Endpoints that serve other
-/// bytes are avoided for the next attempt. Throws kInvalidArgument beyond `limit` bytes, kDataLoss when nobody
-/// had the right ones.
+/// What `fetch.descriptor` names, judged by digest and, where one is known, by size. Endpoints that serve
+/// other bytes are avoided for the next attempt. Throws kInvalidArgument beyond `limit` bytes, kDataLoss when
+/// nobody had the right ones.
 std::string fetch_document(RegistryDriver &registry, Fetch fetch, size_t limit, const Call &call);
 
 /// The same for a blob of any size, by way of the content store, from where an earlier attempt ended; opened.

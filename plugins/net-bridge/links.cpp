@@ -153,9 +153,12 @@ int ensure_bridge(const BridgeSpec &spec) {
                     "make bridge " + spec.name + ": a link of that name is no bridge",
                     "choose another name in [network.bridge]");
     if (link.index != 0 && !link.alias.empty() && link.alias != spec.owner)
-        throw Error(ErrorClass::kFailedPrecondition,
-                    "make bridge " + spec.name + ": it belongs to another engine (" + link.alias + ")",
-                    "choose another name and subnet in [network.bridge]");
+        throw Error(
+            ErrorClass::kFailedPrecondition,
+            "make bridge " + spec.name + ": it belongs to another engine (" + link.alias + ")",
+            "choose another name and subnet in [network.bridge]; when that engine is gone for good (its "
+            "root was removed): ip link del " +
+                spec.name);
     if (link.index == 0) {
         Batch b;
         b.message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, link_header(0, IFF_UP)).put(IFLA_IFNAME, spec.name);
