@@ -149,6 +149,16 @@ bool is_tls_failure(CURLcode code) {
            code == CURLE_SSL_CERTPROBLEM || code == CURLE_SSL_CIPHER || code == CURLE_SSL_CACERT_BADFILE;
 }
 
+/// curl says how long it tried ("... after 3 ms: Couldn't connect"): the same failure is to read the same
+/// each time.
+std::string without_time(std::string text) {
+    const size_t at = text.find(" after ");
+    if (at == text.npos) return text;
+    const size_t digits = at + sizeof " after " - 1, end = text.find_first_not_of("0123456789", digits);
+    if (end != text.npos && end > digits && text.compare(end, 3, " ms") == 0) text.erase(at, end + 3 - at);
+    return text;
+}
+
 /// When anything last moved, in either direction.
 struct Stall {
     int64_t since_ns;
@@ -319,7 +329,7 @@ HttpResponse HttpClient::Impl::once(const Call &call, const HttpRequest &request
                 " bytes",
             false);
     if (result != CURLE_OK) {
-        std::string why = *error ? error : curl_easy_strerror(result);
+        std::string why = without_time(*error ? error : curl_easy_strerror(result));
         // TLS 1.3 lets a client speak before the server has judged its certificate.
         const bool refused =
             why.find("certificate required") != why.npos || why.find("alert bad certificate") != why.npos;

@@ -126,6 +126,22 @@ status=0; tar -C /etc -c hostname | g load 2> "$T/err" || status=$?; contains "n
 expect "images" "" "$(g images -q)"
 expect "layers and blobs" "0 0" "$(find "$T/root/content/blobs" -type f | wc -l) $(find "$T/root/content/spool" -type f | wc -l)"
 
+note "layers whose tar cannot be made again come from where they were pulled; without that, save says so"
+g pull -q busybox > /dev/null
+records=$(find "$T/root" -type d -name '*-tar' | head -1); [ -n "$records" ] || fail "no records of tars"
+rm "$records"/*
+g save --format oci-archive -o "$T/fetched.oci" busybox
+expect "its id" "$image" "$(sk inspect --raw --config "oci-archive:$T/fetched.oci" | sha256sum | sed 's/^/sha256:/; s/ .*//')"
+sk copy -q "oci-archive:$T/fetched.oci" "dir:$T/fetched" || fail "skopeo finds other bytes in it"
+pid=${STARTED_PIDS[0]}; kill "$pid"; wait "$pid" 2> /dev/null || true
+status=0; g save -o "$T/none.tar" busybox 2> "$T/err" || status=$?
+expect "without the registry" 1 $status
+contains "its message" "fetch layer sha256:" "$(cat "$T/err")"; contains "its way out" "pull the image again" "$(cat "$T/err")"
+expect "each endpoint once" 1 "$(grep -o "http://$REGISTRY: " "$T/err" | wc -l)"
+[ ! -e "$T/none.tar" ] || fail "a file of nothing"
+docker-registry serve "$T/registry.yml" > "$T/registry.log" 2>&1 & STARTED_PIDS+=($!)
+await 10 curl -sf "http://$REGISTRY/v2/" || fail "registry did not come back"
+
 note "image copy between registries, layouts, archives and the store"
 first=$REGISTRY; mkdir -p "$T/two"; REGISTRY_ROOT=$T/two start_registry; second=$REGISTRY
 stop_engine
