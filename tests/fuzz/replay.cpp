@@ -7,7 +7,9 @@
 #include <unistd.h>
 
 #define FUZZERS(X)                                                                                           \
-    X(layer) X(config) X(reference) X(manifest) X(http) X(create) X(judgement) X(template) X(plan)
+    X(layer)                                                                                                 \
+    X(config) X(reference) X(manifest) X(archive) X(http) X(create) X(judgement) X(template) X(plan)         \
+        X(answers)
 #define DECLARE(name) extern "C" int fuzz_##name(const uint8_t *data, size_t size);
 FUZZERS(DECLARE)
 
