@@ -29,7 +29,8 @@ class Events {
     class Subscription {
       public:
         ~Subscription();
-        /// Next event; false after `timeout_ms` without one (-1: wait for ever) or after close().
+        /// Next event; false after `timeout_ms` without one (-1: wait for ever). After close() what had come
+        /// before is still given, then false at once.
         bool next(Event &event, int timeout_ms);
         /// Pollable: readable while next() would not block.
         int fd() const;
