@@ -72,8 +72,12 @@ struct Partials : testing::Test {
     template <typename Work> void in_killed_child(Work work, const std::string &failpoint = {}) {
         int ready[2];
         ASSERT_EQ(::pipe2(ready, O_CLOEXEC), 0);
+        // The store's own thread could hold a lock that nobody in the child would ever release.
+        store.reset();
+        db.reset();
         const pid_t child = ::fork();
         if (child == 0) {
+            reopen();
             failpoints::arm(failpoint);
             work();
             (void)!::write(ready[1], "x", 1);
