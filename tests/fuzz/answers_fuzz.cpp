@@ -1,5 +1,6 @@
-// Any bytes as a registry's answer: headers that lead clients on (challenges, links, places of uploads, ranges,
-// times to wait) and a config.json. What comes out never leads from https to http, and is sound or an Error.
+// Any bytes as a registry's answer: headers that lead clients on (challenges, links, places of uploads,
+// ranges, times to wait) and a config.json. What comes out never leads from https to http, and is sound or an
+// Error.
 #include "plugins/registry-oci/auth.h"
 #include "plugins/registry-oci/credentials.h"
 #include "plugins/registry-oci/oci_driver.h"
@@ -33,7 +34,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         demand(parse_retry_after(line, 1'700'000'000) >= 0);
         const std::string server = normal_server(line);
         demand(normal_server(server) == server || server.find("://") != server.npos);
-        for (const char *from : {"https://registry.example:5000/v2/a/b/blobs/uploads/", "http://127.0.0.1:5000/v2/"})
+        for (const char *from :
+             {"https://registry.example:5000/v2/a/b/blobs/uploads/", "http://127.0.0.1:5000/v2/"})
             try {
                 const std::string place = resolve_location(from, line);
                 demand(place.starts_with("https://") || (from[4] == ':' && place.starts_with("http://")));

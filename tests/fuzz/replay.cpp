@@ -8,8 +8,8 @@
 
 #define FUZZERS(X)                                                                                           \
     X(layer)                                                                                                 \
-    X(config) X(reference) X(manifest) X(archive) X(http) X(create) X(judgement) X(template) X(plan)         \
-        X(answers)
+    X(config)                                                                                                \
+    X(reference) X(manifest) X(archive) X(http) X(create) X(judgement) X(template) X(plan) X(answers)
 #define DECLARE(name) extern "C" int fuzz_##name(const uint8_t *data, size_t size);
 FUZZERS(DECLARE)
 
