@@ -61,7 +61,7 @@ std::string format_printf(const std::vector<json::value> &args) {
         }
         size_t begin = i++;
         while (i < format.size() &&
-               (isdigit(static_cast<unsigned char>(format[i])) || strchr("-+ .0#", format[i])))
+               std::string_view("-+ .#0123456789").find(format[i]) != std::string_view::npos)
             ++i;
         if (i >= format.size()) return result + "%!(NOVERB)";
         std::string spec = format.substr(begin, i - begin);
