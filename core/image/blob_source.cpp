@@ -270,7 +270,7 @@ bool ImageBytes::fetch(size_t layer, const BlobOrigin &from, OpenBlob &out) {
     fetch.from = {from.registry, from.repository, "", blob.digest};
     fetch.descriptor = {blob.media_type, blob.digest, blob.size, ""};
     fetch.credential = options_.credential;
-    out.fd = fetch_stored(context_.registry, context_.content, fetch, context_.retain_blobs, cancel_,
+    out.fd = fetch_stored(context_.registry, context_.content, fetch, context_.retain_blobs, 3, cancel_,
                           [&](uint64_t reached) {
                               if (options_.progress) options_.progress("Fetching", layer, reached, blob.size);
                           });

@@ -12,10 +12,10 @@ void bad_document(const std::string &what, const std::string &why) {
     throw Error(ErrorClass::kInvalidArgument, "read " + what + ": " + why);
 }
 
-json::object parse_document(std::string_view text, size_t limit, const std::string &what) {
+json::object parse_document(std::string_view text, size_t limit, const std::string &what, size_t depth) {
     if (text.size() > limit) bad_document(what, "larger than " + std::to_string(limit) + " bytes");
     json::parse_options options;
-    options.max_depth = 32;
+    options.max_depth = depth;
     boost::system::error_code failed;
     auto value = json::parse(text, failed, {}, options);
     if (failed) bad_document(what, "not valid JSON (" + failed.message() + ")");

@@ -11,8 +11,9 @@ namespace gantry {
 
 /// Throws kInvalidArgument, "read WHAT: WHY".
 [[noreturn]] void bad_document(const std::string &what, const std::string &why);
-/// An object of at most `limit` bytes and 32 levels. Throws as bad_document.
-boost::json::object parse_document(std::string_view text, size_t limit, const std::string &what);
+/// An object of at most `limit` bytes and `depth` levels. Throws as bad_document.
+boost::json::object parse_document(std::string_view text, size_t limit, const std::string &what,
+                                   size_t depth = 32);
 std::string text_of(const boost::json::object *object, std::string_view key);
 inline std::string text_of(const boost::json::object &object, std::string_view key) {
     return text_of(&object, key);

@@ -550,6 +550,7 @@ std::string pull_layers(const LayerPullContext &context, const std::vector<Layer
 
 std::string fetch_small(const LayerPullContext &context, const BlobRef &blob, bool is_manifest, size_t limit,
                         const CancelSource &cancel, bool *repaired) {
+    check_announced_size(blob.digest, blob.size, limit);
     if (context.content.has(blob.digest)) {
         try {
             return context.content.read(blob.digest, limit);
@@ -566,7 +567,7 @@ std::string fetch_small(const LayerPullContext &context, const BlobRef &blob, bo
     fetch.credential = context.credential;
     fetch.is_manifest = is_manifest;
     const CallScope scope(cancelled_by(cancel));
-    std::string bytes = fetch_document(context.registry, fetch, limit, scope);
+    std::string bytes = fetch_document(context.registry, fetch, limit, 4, scope);
     context.content.put(bytes, blob.media_type, blob.digest);
     return bytes;
 }

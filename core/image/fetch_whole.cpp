@@ -11,8 +11,6 @@
 namespace gantry {
 namespace {
 
-constexpr int kMaxWrong = 4; // answers with other bytes
-
 std::string digest_as(const std::string &like, std::string_view bytes) {
     Hasher hasher(like.substr(0, like.find(':')));
     hasher.update(bytes.data(), bytes.size());
@@ -21,12 +19,17 @@ std::string digest_as(const std::string &like, std::string_view bytes) {
 
 } // namespace
 
-std::string fetch_document(RegistryDriver &registry, Fetch fetch, size_t limit, const Call &call) {
+void check_announced_size(const std::string &digest, uint64_t size, size_t limit) {
+    if (size > limit)
+        throw Error(ErrorClass::kInvalidArgument, "fetch " + digest + ": " + std::to_string(size) +
+                                                      " bytes are more than " + std::to_string(limit));
+}
+
+std::string fetch_document(RegistryDriver &registry, Fetch fetch, size_t limit, int attempts,
+                           const Call &call) {
     const std::string digest = fetch.descriptor.digest;
     const uint64_t wanted = fetch.descriptor.size;
-    if (wanted > limit)
-        throw Error(ErrorClass::kInvalidArgument, "fetch " + digest + ": " + std::to_string(wanted) +
-                                                      " bytes are more than " + std::to_string(limit));
+    check_announced_size(digest, wanted, limit);
     for (int wrong = 0;; ++wrong) {
         std::string bytes;
         std::vector<std::string> served;
@@ -40,7 +43,7 @@ std::string fetch_document(RegistryDriver &registry, Fetch fetch, size_t limit, 
             });
         const std::string got = digest_as(digest, bytes);
         if (got == digest && (wanted == 0 || bytes.size() == wanted)) return bytes;
-        if (wrong + 1 >= kMaxWrong || served.empty())
+        if (wrong + 1 >= attempts || served.empty())
             throw Error(ErrorClass::kDataLoss, "fetch " + digest + ": got " + got + " of " +
                                                    std::to_string(bytes.size()) + " bytes");
         log_warn("fetch {}: {} served other bytes; asking another endpoint", digest, served.front());
@@ -48,7 +51,7 @@ std::string fetch_document(RegistryDriver &registry, Fetch fetch, size_t limit, 
     }
 }
 
-UniqueFd fetch_stored(RegistryDriver &registry, ContentStore &content, Fetch fetch, bool keep,
+UniqueFd fetch_stored(RegistryDriver &registry, ContentStore &content, Fetch fetch, bool keep, int attempts,
                       const CancelSource &cancel, const std::function<void(uint64_t)> &progress) {
     const std::string digest = fetch.descriptor.digest;
     const uint64_t wanted = fetch.descriptor.size;
@@ -73,7 +76,7 @@ UniqueFd fetch_stored(RegistryDriver &registry, ContentStore &content, Fetch fet
             break;
         } catch (const Error &error) {
             if (error.error_class() == ErrorClass::kNoSpace) ingest->drop();
-            if (error.error_class() != ErrorClass::kDataLoss || wrong + 1 >= kMaxWrong) throw;
+            if (error.error_class() != ErrorClass::kDataLoss || wrong + 1 >= attempts) throw;
             ingest->drop();
             if (!resumed && !served.empty()) fetch.avoid.push_back(served);
         }

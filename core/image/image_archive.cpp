@@ -1,8 +1,8 @@
 #include "core/image/image_archive.h"
 
-#include "core/image/documents.h"
 #include "core/base/files.h"
 #include "core/content/content.h"
+#include "core/image/documents.h"
 #include "core/layer/decompress.h"
 #include "core/layer/rooted.h"
 #include "core/layer/tar_reader.h"

@@ -43,7 +43,7 @@ UniqueFd fetch_blob(ImageTransfer::Store &impl, const RegistryReference &from,
     fetch.descriptor = {blob.media_type, blob.digest, blob.size, ""};
     fetch.credential = credential;
     const std::string id = short_digest(blob.digest);
-    return fetch_stored(*impl.registry, impl.content, fetch, impl.retain_blobs, cancel,
+    return fetch_stored(*impl.registry, impl.content, fetch, impl.retain_blobs, 4, cancel,
                         [&](uint64_t reached) {
                             sink({id, "Fetching", reached, blob.size});
                         });

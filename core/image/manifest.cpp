@@ -2,9 +2,9 @@
 // checked before anything is asked for. Media types decide; a document without one is judged by its keys.
 #include "core/image/manifest.h"
 
-#include "core/image/documents.h"
 #include "core/base/ids.h"
 #include "core/content/content.h"
+#include "core/image/documents.h"
 
 #include <boost/json.hpp>
 

@@ -2,8 +2,8 @@
 // fetched; they are parsed afterwards, so that unsigned JSON never decides anything.
 #include "core/image/signature.h"
 
-#include "core/image/documents.h"
 #include "core/content/content.h"
+#include "core/image/documents.h"
 
 #include <boost/json.hpp>
 #include <openssl/core_names.h>
@@ -26,6 +26,8 @@ const char *const kCritical = "cosign container image signature";
 constexpr size_t kMaxSignatureText = 1024; // base64; a P-256 signature has 72 bytes at most
 constexpr size_t kMaxKeysInFile = 16;
 const char *const kUnreadable = "no PEM block \"PUBLIC KEY\" that can be read";
+
+constexpr size_t kMaxDepth = 16; // of a document
 
 struct FreeBio {
     void operator()(BIO *bio) const { BIO_free(bio); }
@@ -143,7 +145,7 @@ bool PublicKey::verify(std::string_view message, std::string_view signature) con
 
 SignaturePayload parse_signature_payload(std::string_view text) {
     const std::string what = "signature payload";
-    const json::object document = parse_document(text, kMaxPayloadBytes, what);
+    const json::object document = parse_document(text, kMaxPayloadBytes, what, kMaxDepth);
     const json::object *critical = object_of(&document, "critical");
     if (const std::string type = text_of(critical, "type"); type != kCritical)
         bad(what, "its type is \"" + type.substr(0, 80) + "\", not \"" + kCritical + "\"");
@@ -160,7 +162,7 @@ SignaturePayload parse_signature_payload(std::string_view text) {
 
 std::vector<SignatureEntry> parse_signature_manifest(std::string_view text) {
     const std::string what = "manifest of signatures";
-    const json::object document = parse_document(text, kMaxManifestBytes, what);
+    const json::object document = parse_document(text, kMaxManifestBytes, what, kMaxDepth);
     if (document.contains("manifests")) bad(what, "it is an index");
     std::vector<SignatureEntry> out;
     for (const json::value &item : array_of(document, "layers", what)) {
@@ -189,7 +191,7 @@ std::vector<SignatureEntry> parse_signature_manifest(std::string_view text) {
 
 std::vector<BlobRef> parse_signature_index(std::string_view text) {
     const std::string what = "index of referrers";
-    const json::object document = parse_document(text, kMaxManifestBytes, what);
+    const json::object document = parse_document(text, kMaxManifestBytes, what, kMaxDepth);
     const json::array &list = array_of(document, "manifests", what);
     if (list.size() > kMaxIndexEntries) bad(what, "too many entries");
     std::vector<BlobRef> out;

@@ -45,7 +45,7 @@ std::string RegistrySignatures::blob(const BlobRef &blob, bool is_manifest, size
     fetch.credential = credential_;
     fetch.is_manifest = is_manifest;
     const CallScope scope(cancelled_by(cancel_, short_digest(blob.digest)));
-    return fetch_document(registry_, fetch, limit, scope);
+    return fetch_document(registry_, fetch, limit, 3, scope);
 }
 
 } // namespace gantry

@@ -15,7 +15,6 @@
 #include <archive.h>
 #include <archive_entry.h>
 #include <fcntl.h>
-#include <functional>
 #include <locale.h>
 #include <map>
 #include <sched.h>
@@ -50,9 +49,9 @@ struct Meta {
 class TreeWriter {
   public:
     TreeWriter(int root_fd, gantry_whiteout whiteout, const UnpackLimits &limits, archive *reader,
-               LayerRecord *record, std::function<bool()> source_ended)
+               LayerRecord *record, const bool &source_ended)
         : root_(root_fd), tree_(root_fd), whiteout_(whiteout), limits_(limits), reader_(reader),
-          record_(record), source_ended_(std::move(source_ended)) {}
+          record_(record), source_ended_(source_ended) {}
 
     void entry(archive_entry *e) {
         const char *raw = archive_entry_pathname(e);
@@ -220,7 +219,7 @@ class TreeWriter {
             la_int64_t offset = 0;
             const int result = archive_read_data_block(reader_, &data, &length, &offset);
             if (result == ARCHIVE_EOF) break;
-            if (result != ARCHIVE_OK && got == size && source_ended_()) {
+            if (result != ARCHIVE_OK && got == size && source_ended_) {
                 cut_ = true;
                 break;
             }
@@ -455,7 +454,7 @@ class TreeWriter {
     std::map<std::string, timespec> directory_times_;
     std::unordered_set<std::string> mine_;
     uint64_t entries_ = 0;
-    std::function<bool()> source_ended_;
+    const bool &source_ended_; // changes while entries are read
     bool cut_ = false;
 };
 
@@ -510,7 +509,7 @@ uint64_t write_tree(BytePipe &pipe, int root_fd, gantry_whiteout whiteout, const
                     std::string("read layer tar: ") + (text ? text : "damaged archive"));
     };
     check(archive_read_open(reader.get(), &from, nullptr, read_pipe, nullptr));
-    TreeWriter writer(root_fd, whiteout, limits, reader.get(), record, [&from] { return from.ended; });
+    TreeWriter writer(root_fd, whiteout, limits, reader.get(), record, from.ended);
     try {
         for (;;) {
             archive_entry *entry = nullptr;

@@ -11,11 +11,6 @@ namespace {
 
 using namespace oci_test;
 
-FaultReply status_reply(int status, std::map<std::string, std::string> headers = {}) {
-    return {status, "", std::move(headers), std::string::npos, false};
-}
-FaultReply challenge(const std::string &value) { return status_reply(401, {{"WWW-Authenticate", value}}); }
-
 std::set<std::string> shown_to(const FaultServer &server) {
     std::set<std::string> out;
     for (const auto &request : server.seen())

@@ -100,12 +100,8 @@ TEST(OciAuth, BearerTokenIsFetchedOnceAndCached) {
         if (request.path.starts_with("/token"))
             return {200, R"({"token":"T0K","expires_in":300})", {}, std::string::npos, false};
         if (request.header("authorization") == "Bearer T0K") return manifest_reply();
-        return {401,
-                "",
-                {{"WWW-Authenticate", "Bearer realm=\"" + self->url() +
-                                          "/token?x=1\",service=\"reg\",scope=\"repository:a/b:pull\""}},
-                std::string::npos,
-                false};
+        return challenge("Bearer realm=\"" + self->url() +
+                         "/token?x=1\",service=\"reg\",scope=\"repository:a/b:pull\"");
     });
     self = &server;
     OciDriver driver{Options{}};
@@ -136,12 +132,8 @@ TEST(OciAuth, CallsAtOnceAskForOneToken) {
         }
         if (request.header("authorization") == "Bearer T0K") return manifest_reply();
         ++refused;
-        return {401,
-                "",
-                {{"WWW-Authenticate", "Bearer realm=\"" + self->url() +
-                                          "/token\",service=\"reg\",scope=\"repository:a/b:pull\""}},
-                std::string::npos,
-                false};
+        return challenge("Bearer realm=\"" + self->url() +
+                         "/token\",service=\"reg\",scope=\"repository:a/b:pull\"");
     });
     self = &server;
     const auto all_at_once = [&](OciDriver &driver) {
@@ -182,11 +174,7 @@ TEST(OciAuth, WhoWaitsForATokenMayGiveUpAlone) {
         if (request.header("authorization") == "Bearer T0K") return manifest_reply();
         ++refused;
         refused.notify_all();
-        return {401,
-                "",
-                {{"WWW-Authenticate", "Bearer realm=\"" + self->url() + "/token\",service=\"reg\""}},
-                std::string::npos,
-                false};
+        return challenge("Bearer realm=\"" + self->url() + "/token\",service=\"reg\"");
     });
     self = &server;
     OciDriver driver{Options{}};
@@ -209,7 +197,7 @@ TEST(OciAuth, WhoWaitsForATokenMayGiveUpAlone) {
 TEST(OciAuth, BasicChallengeAndRefusal) {
     FaultServer server([&](const FaultRequest &request) -> FaultReply {
         if (request.header("authorization") == "Basic dTpw") return manifest_reply();
-        return {401, "", {{"WWW-Authenticate", "Basic realm=\"r\""}}, std::string::npos, false};
+        return challenge("Basic realm=\"r\"");
     });
     OciDriver driver{Options{}};
     TestCall call;
@@ -226,12 +214,10 @@ TEST(OciAuth, BasicChallengeAndRefusal) {
 
 TEST(OciAuth, CredentialsNeverReachMirrorsNorRedirectTargets) {
     FaultServer elsewhere([&](const FaultRequest &request) { return blob_reply(request); });
-    FaultServer mirror([&](const FaultRequest &) -> FaultReply {
-        return {401, "", {{"WWW-Authenticate", "Basic realm=\"give me\""}}, std::string::npos, false};
-    });
+    FaultServer mirror(
+        [&](const FaultRequest &) -> FaultReply { return challenge("Basic realm=\"give me\""); });
     FaultServer origin([&](const FaultRequest &request) -> FaultReply {
-        if (request.header("authorization").empty())
-            return {401, "", {{"WWW-Authenticate", "Basic realm=\"r\""}}, std::string::npos, false};
+        if (request.header("authorization").empty()) return challenge("Basic realm=\"r\"");
         return {307, "", {{"Location", elsewhere.url() + "/cdn"}}, std::string::npos, false};
     });
     OciDriver driver(with_mirrors("docker.io", {mirror.url()}, origin.url()));
@@ -404,7 +390,7 @@ TEST(OciTags, PagesAreJoined) {
 TEST(OciLogin, WrongPasswordIsPermissionDenied) {
     FaultServer server([](const FaultRequest &request) -> FaultReply {
         if (request.header("authorization") == "Basic dTpw") return {200, "{}", {}, std::string::npos, false};
-        return {401, "", {{"WWW-Authenticate", "Basic realm=\"r\""}}, std::string::npos, false};
+        return challenge("Basic realm=\"r\"");
     });
     OciDriver driver{Options{}};
     TestCall call;

@@ -65,6 +65,13 @@ inline FaultReply manifest_reply() {
     return {200, kManifest, {{"Content-Type", kType}}, std::string::npos, false};
 }
 
+inline FaultReply status_reply(int status, std::map<std::string, std::string> headers = {}) {
+    return {status, "", std::move(headers), std::string::npos, false};
+}
+inline FaultReply challenge(const std::string &value) {
+    return status_reply(401, {{"WWW-Authenticate", value}});
+}
+
 inline Fetch blob_fetch(const std::string &registry) {
     Fetch out;
     out.from = {registry, "a/b", "latest", ""};
