@@ -68,7 +68,7 @@ await 5 g exec live test -s /count || fail "the container does not write"
 d commit live busy:1 > /dev/null || fail "docker commit"; d commit --pause=false live busy:2 > /dev/null || fail "docker commit without pause"
 expect "not left paused" running "$(g inspect -f '{{.State.Status}}' live)"
 expect "docker's commit runs" 0 "$(d run --rm busy:1 sh -c 'test -s /count; echo $?')"
-expect "events" commit "$(d events --since 60s --until "$(date +%s)" --filter event=commit --format '{{.Action}}' | sort -u)"
+expect "events" commit "$(d events --since 60s --until "$(date +%s.%N)" --filter event=commit --format '{{.Action}}' | sort -u)"
 
 note "export, and import of it gives the same tree"
 g export -o "$T/web.tar" web
